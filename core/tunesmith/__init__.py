@@ -1,7 +1,7 @@
 """tunesmith: adapt a pre-trained language model to your data, and measure whether it was worth it.
 
 Importing the package does not import torch or other large libraries. Each name below is imported on
-first use, so ``tunesmith --help`` stays fast and a plugin can import only the contracts.
+first use, so ``tunesmith --help`` stays fast and a plugin can import the contracts alone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _FUNCTIONS = (
     "run",
     "verdict",
 )
-"""The Python API. It lives above the core and is found as entry points of this distribution."""
+"""Names of the Python API, which is a layer above the core: entry points load it."""
 
 __all__ = [*_NAMES, *_FUNCTIONS, "__version__"]
 

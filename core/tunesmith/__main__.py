@@ -1,4 +1,4 @@
-"""Entry point of ``python -m tunesmith``, which torchrun starts: the command ``tunesmith``."""
+"""Run the ``tunesmith`` command as ``python -m tunesmith``, which is how torchrun starts it."""
 
 from importlib import metadata
 

@@ -82,21 +82,23 @@ def load_run(
     disabled: Sequence[str] = (),
     trust_plugins: bool = False,
 ) -> tuple[RunFolder, Plan, Catalog]:
-    """Open the folder of a run; return it with the plan that the run was started with.
+    """Open the folder of a run; return the folder, the plan of the run and its plugin catalog.
 
-    Environment variables do not override the stored plan.
+    The plan is read from the stored ``run.toml``, which environment variables do not override.
+    ``files`` and ``disabled`` are added to its ``[plugins]`` table.
 
     Args:
         trust_plugins: execute the plugin files and functions that the run file names, even if this
             user has not run them before. By default, the user is prompted if there is a terminal.
 
     Raises:
-        UsageError: the folder is not a run folder, or its run file names code that is not trusted.
+        UsageError: the folder is not a run folder, contains no run file, or its run file names code
+            that is not trusted.
     """
     run_folder = RunFolder.open(Path(folder))
     if not run_folder.run_file.is_file():
         raise UsageError(
-            f"{run_folder.path}: there is no run.toml, because the run ended before it started",
+            f"{run_folder.path}: there is no run.toml: the run ended before its plan was stored",
             hint="start the run again with `tunesmith run`",
         )
     read = read_run_file(run_folder.run_file, environment={})
@@ -185,7 +187,7 @@ def _require_utf8(path: Path) -> None:
 def open_models(
     run_folder: RunFolder, plan: Plan, *, tuned: bool = True, base: bool = False
 ) -> dict[str, TextModel]:
-    """Load models of the run from disk, by name: ``tuned``, ``base``, or both.
+    """Load the run's ``tuned`` model, its ``base`` model, or both; return them by these names.
 
     Raises:
         UsageError: the run has no artifact yet.

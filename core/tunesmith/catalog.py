@@ -122,7 +122,10 @@ class Catalog:
         return None
 
     def find_model(self, reference: str, revision: str | None) -> FoundModel | None:
-        """Return the model that a plugin finds for a reference; ask third-party plugins first."""
+        """Return the first model that a plugin finds for a reference, or None if none finds one.
+
+        Third-party plugins are asked first.
+        """
         from tunesmith.contracts import FoundModel
 
         arguments = {"reference": reference, "revision": revision}
@@ -137,7 +140,10 @@ class Catalog:
         return None
 
     def judge(self, evidence: Any) -> dict[str, Any]:
-        """Return the first verdict that a plugin gives, third-party plugins first, or {}."""
+        """Return the first verdict that a plugin gives on the evidence, or {} if none gives one.
+
+        Third-party plugins are asked first.
+        """
         for plugin, verdict in self._results("tunesmith_verdict", dict, {"evidence": evidence}):
             with blame_plugin(plugin, "tunesmith_verdict"):
                 check_json(verdict, "a verdict")
@@ -172,11 +178,11 @@ class Catalog:
         return _findings(self._review("tunesmith_review_data", **given))
 
     def review_model(self, review: Any) -> list[tuple[Plugin, ReviewResult]]:
-        """Return the result of each plugin that reviews base models."""
+        """Return each plugin that reviews runs with their base model, and its result."""
         return list(self._review("tunesmith_review_model", review=review))
 
     def _review(self, hook: str, **arguments: Any) -> Iterator[tuple[Plugin, ReviewResult]]:
-        """Yield the result of each plugin's review hook; turn a failure into a warning.
+        """Yield each plugin with the result of its review hook; turn a failure into a warning.
 
         Plugins whose hook needs an argument that is not given are skipped.
         """
@@ -262,7 +268,10 @@ def _fenced(
 
 
 def copy_value(value: Any) -> Any:
-    """Copy an argument for a hook, except texts and records; changed records are detected later."""
+    """Copy a plan, review, evidence or dataset for a hook; return other arguments unchanged.
+
+    Records are not copied. :func:`require_unchanged` detects changes to them.
+    """
     from tunesmith.contracts import Dataset
     from tunesmith.plan import Evidence, ModelReview, Plan
 
@@ -280,7 +289,7 @@ def _find_parts(arguments: Mapping[str, Any]) -> list[Sequence[Record]]:
 
 
 def _describe_plans(arguments: Mapping[str, Any]) -> list[Any]:
-    """Return, as JSON, the plans among the arguments of a hook and their fields."""
+    """Return the plans among a hook's arguments and their fields as JSON; [] if one is damaged."""
     from tunesmith.plan import Plan
 
     values = [*arguments.values()]

@@ -43,7 +43,7 @@ class SkippedRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """The result of a data loader: the training records, and other splits if the user named any.
+    """The result of a data loader: the training records, and other splits if the user gave any.
 
     All splits have a length and can be read repeatedly, in the same order. ``skipped`` lists every
     row that is not in any split: nothing is dropped silently.
@@ -75,7 +75,7 @@ class DataLoader(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class SplitRequest:
-    """The input of a splitter: the records and the splits to make of them.
+    """The input of a splitter: the records and the splits to divide them into.
 
     ``seed`` drives all random choices.
     """
@@ -104,7 +104,7 @@ class Split:
     test: Sequence[int] = ()
     validation: Sequence[int] = ()
     clusters: Sequence[int] = ()
-    """The cluster of each record, which is in one split as a whole; empty if unknown."""
+    """The cluster of each record; a cluster is never divided between splits. Empty if unknown."""
     folds: Sequence[Sequence[int]] = ()
     """Folds of training records, to choose settings if there are no validation records."""
     findings: Sequence[Finding] = ()
@@ -143,8 +143,8 @@ class Generation:
     """The generated token ids, including the end token. Compute log-probabilities from these: the
     text may tokenize differently. Empty if the model does not return them."""
     confidence: float | None = None
-    """A number that grows with the model's confidence in this answer, such as the lead of the
-    chosen label. None: the answer's log-probability serves instead."""
+    """A number that grows with the model's confidence in this answer, such as the margin of the
+    chosen label. None: the answer's log-probability is used instead."""
 
 
 Progress = Callable[[int], None]
@@ -240,7 +240,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Scorer:
-    """Measures the first metric of an evaluator on validation rows, to choose during training."""
+    """Measures the first metric of an evaluator on validation rows, to choose a checkpoint."""
 
     higher_is_better: bool
     answer_limit: int
@@ -252,7 +252,7 @@ class Scorer:
 class Job(Generic[C]):
     """Everything that a technique needs to train.
 
-    The technique writes only below ``out``, and reports its progress with ``emit``. ``emit`` raises
+    The technique writes only under ``out``, and reports its progress with ``emit``. ``emit`` raises
     :class:`tunesmith.errors.RunStopped` when a guard or a signal ends the run: save a checkpoint if
     possible, and do not catch the exception. Derive all random numbers from ``seed``.
     """
@@ -279,7 +279,7 @@ class Job(Generic[C]):
     """Evaluators that can choose on validation rows, by id; only rank 0 has them."""
 
     def for_stage(self, name: str, config: Any, **changes: Any) -> Job[Any]:
-        """Return the job of one stage, with its own folder and checkpoints below ``out``.
+        """Return the job of one stage, with its own folder and checkpoints under ``out``.
 
         Paths in the stage's events become relative to this job's ``out``.
         """
@@ -369,7 +369,7 @@ class ComparingEvaluator(Evaluator, Protocol):
     def compare(
         self, model: TextModel, records: Sequence[Record], run: RunContext
     ) -> Sequence[Measurement]:
-        """Measure like ``measure``; return an empty list until the other model exists."""
+        """Measure as ``measure`` does; return an empty list until the other model exists."""
         ...
 
 
@@ -387,7 +387,7 @@ class BaselineTask:
     encoder: Callable[[], Encoder] | None = None
     """Return the run's encoder, which is opened only once; None if no encoder is installed."""
     encodes_everywhere: bool = False
-    """True if the run file has ``[encoder]``. Then examples and documents are retrieved with it."""
+    """True if the run file has ``[encoder]``: examples and documents are then retrieved with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -496,5 +496,5 @@ class FoundModel:
     missing: str = ""
     """The message about what is missing to run the model; empty if nothing is missing."""
     find_obstacle: Callable[[], str] = lambda: ""
-    """Return the reason why ``fetch`` would fail now, or "". It may wait for a server for
-    seconds."""
+    """Return the reason why ``fetch`` would fail now, or "". It may wait several seconds for a
+    server."""

@@ -69,7 +69,7 @@ class Launch:
     process: int
     """Process id of torchrun."""
     started: str
-    """The system's boot id and torchrun's start in ticks; empty if unknown."""
+    """The :func:`start_time` of torchrun; empty if unknown."""
     folder: Path
     """Shared folder where the ranks find each other."""
     run_number: int = 0
@@ -86,8 +86,8 @@ class Launch:
         """Return the path of the file where the ranks meet for the next run.
 
         Raises:
-            UsageError: there are several machines, but no shared folder is named.
-            EnvironmentProblem: the folder belongs to another user.
+            UsageError: there are several machines, but no shared folder is set.
+            EnvironmentProblem: the folder is a symbolic link or belongs to another user.
         """
         if has_several_machines() and not os.environ.get(SHARED_FOLDER):
             raise UsageError(
@@ -97,8 +97,9 @@ class Launch:
         folder = self.folder / f"tunesmith-ranks-{os.getuid()}"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-            hint = "set TMPDIR to a folder of your own user"
-            raise EnvironmentProblem(f"{folder}: belongs to another user", hint=hint)
+            hint = "set TMPDIR to a folder that you own"
+            what = "is a symbolic link or belongs to another user"
+            raise EnvironmentProblem(f"{folder}: {what}", hint=hint)
         variables = ["TORCHELASTIC_RUN_ID", "MASTER_PORT"]
         if not has_several_machines():  # with several torchruns, each counts its own restarts
             variables.append("TORCHELASTIC_RESTART_COUNT")
@@ -222,7 +223,7 @@ class RankZero:
 
 
 def start_time(process: int) -> str:
-    """Return boot id, container and start time of a process; empty if it is not running."""
+    """Return the boot id, PID namespace and start time of a process; "" if it is not running."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         # proc(5): the second field is the command in parentheses, field 22 is starttime.

@@ -77,7 +77,7 @@ class ConfigError(UsageError):
 
 
 class RunInUseError(UsageError):
-    """Another process is using the run folder. Unlike its other errors, this error is temporary."""
+    """Another process is using the run folder. Unlike other usage errors, this is temporary."""
 
 
 class PromptTooLongError(UsageError):
@@ -124,7 +124,8 @@ class TrainingError(TunesmithError):
 class GateError(TunesmithError):
     """The run did not meet an exit criterion of its run file.
 
-    ``tunesmith run --strict`` sets two: no warning before training, and the verdict FINE-TUNE.
+    ``tunesmith run --strict`` adds two criteria: no warnings before training, and the verdict
+    FINE-TUNE.
     """
 
     exit_code = 6

@@ -114,7 +114,7 @@ class PhaseEnded(Event, kind="phase-ended"):
 
 @dataclass(frozen=True, kw_only=True)
 class PartEnded(Event, kind="part-ended"):
-    """A part of the run has ended or was stopped; ``seconds`` counts only this process.
+    """A part of the run has ended or was stopped; ``seconds`` is the time in this process.
 
     The parts are ``preparation``, ``baselines``, ``training`` and ``evaluation``.
     """
@@ -143,7 +143,7 @@ class DataLoaded(Event, kind="data-loaded"):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelResolved(Event, kind="model-resolved"):
-    """The files of the base model are available. ``files`` maps each name to a short hash.
+    """The files of the base model are available. ``files`` maps each name to a hash.
 
     A hash covers the size of a file, its start, and samples of the rest. A run cannot be resumed
     with a different base model.
@@ -188,7 +188,7 @@ class Forecast(Event, kind="forecast"):
     memory: dict[str, int]
     """Peak bytes over all phases: ``low``, ``expected``, ``high``."""
     phase: str
-    """The phase with the expected memory peak."""
+    """Name of the phase with the highest expected memory."""
     uncalibrated_peak: int
     """Expected peak in bytes, before calibration with earlier runs on this device."""
     untracked_bytes: int
@@ -279,7 +279,7 @@ class TrainingFinished(Event, kind="training-finished"):
     """Training time in this process only. For a resumed run, add the seconds of all steps."""
     peak_memory_bytes: int
     artifact: str
-    """Path relative to the run folder."""
+    """Path of the artifact, relative to the run folder."""
     format: Literal["adapter", "model"]
     is_text_model: bool = True
     """False if the artifact cannot generate text, like a reward model."""
@@ -333,14 +333,14 @@ class GateChecked(Event, kind="gate-checked"):
 
 
 TUNED = "tuned"
+"""Name of the trained model, loaded from disk, in events and reports."""
 BASE = "base"
 """Name of the untuned base model, which only evaluators of side effects measure."""
-"""Name of the trained model, loaded from disk, in events and reports."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineChosen(Event, kind="baseline-chosen"):
-    """A variant of a baseline was chosen on validation rows or by cross-validation, or skipped."""
+    """A baseline's variant was chosen on validation rows or folds, or the baseline was skipped."""
 
     baseline: str
     variant: str = ""
@@ -350,7 +350,7 @@ class BaselineChosen(Event, kind="baseline-chosen"):
     metric: str = ""
     higher_is_better: bool = True
     validation_score: float | None = None
-    """None if there were no rows to choose on."""
+    """The variant's score on these rows or folds; None if there were no rows to choose on."""
     validation_rows: int = 0
     folds: int = 0
     """Number of cross-validation folds used instead of validation rows; the score is
@@ -371,14 +371,14 @@ class BaselineChosen(Event, kind="baseline-chosen"):
     """Number of test rows that are enough for a baseline with the worst possible validation score;
     None: the number in ``[baselines] rows``."""
     excluded: bool = False
-    """True if the baseline suits the rows but ``[baselines] use`` does not name it."""
+    """True if the baseline suits the rows but ``[baselines] use`` does not list it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured(Event, kind="measured"):
     """One metric of one model, with its 95 % interval, over rows that it was not trained on.
 
-    The file ``records`` below the run folder contains the value of each record.
+    The file ``records`` in the run folder contains the value of each record.
     """
 
     model: str
@@ -414,7 +414,7 @@ class Measured(Event, kind="measured"):
 
     @property
     def bounds(self) -> tuple[float, float] | None:
-        """The bounds of the metric, like ``Metric.limits``; None for a share without bounds."""
+        """The bounds of the metric, as in ``Metric.limits``; None without bounds and unit."""
         if self.lowest is None and self.highest is None:
             return (-math.inf, math.inf) if self.unit else None
         return (

@@ -13,7 +13,7 @@ from tunesmith.records import Record
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorTask:
-    """The input of a generator: the rows to learn from, and how many rows to propose."""
+    """The input of a generator: the rows to learn from, and the maximum number to propose."""
 
     task: BaselineTask
     """The training rows, the base model, the seed of the run, and the encoder. A generator never
@@ -23,7 +23,7 @@ class GeneratorTask:
     folder: Path
     """Folder for files that the generator reads when it continues after an interruption."""
     solve: Callable[[str, Sequence[Record]], Iterable[BaselineVariant]]
-    """Return the variants of an installed baseline, by name, that learn from these rows."""
+    """Return the variants of the installed baseline of this name, built from these rows."""
 
 
 @dataclass(frozen=True, kw_only=True)

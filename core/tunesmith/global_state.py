@@ -45,7 +45,7 @@ _SIGNALS = (*STOP_SIGNALS, signal.SIGALRM, signal.SIGCHLD, signal.SIGPIPE)
 class GlobalState:
     """One piece of global state, such as the current folder, which can be read and restored.
 
-    Two values that :attr:`read` returns can be compared.
+    The values that :attr:`read` returns can be compared with ``==``.
     """
 
     name: str
@@ -142,7 +142,7 @@ class _ImportWatch(MetaPathFinder):
 
 
 def _restore_variables(before: Mapping[str, str], keep_new: bool) -> Iterator[str]:
-    """Restore the environment variables; yield the name of each one that had changed."""
+    """Restore the environment variables; yield a phrase for each one whose change was undone."""
     for name in sorted(before.keys() | os.environ.keys()):
         if os.environ.get(name) == before.get(name):
             continue

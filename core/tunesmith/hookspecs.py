@@ -150,9 +150,9 @@ def tunesmith_baselines() -> Sequence[BaselineOffer[Any]]:  # type: ignore[empty
     """Offer baselines, which solve the task from the same training rows without fine-tuning.
 
     A baseline is what a team would otherwise use, such as a prompt or a classifier. A run measures
-    it as well as the tuned model. Each baseline's best variant on the validation rows is scored on
-    the test rows. ``[baselines] use`` names baselines; if it is unset, a run uses every baseline
-    whose ``suits`` returns True.
+    both baselines and the tuned model. Each baseline's best variant on the validation rows is
+    scored on the test rows. ``[baselines] use`` lists baselines; if it is unset, a run uses every
+    baseline whose ``suits`` returns True.
     """
 
 

@@ -38,7 +38,7 @@ class ImportString(str):
 
 
 class Imported(Generic[T]):
-    """A dataclass field that contains a function or an import string of one."""
+    """A dataclass field that contains a class or function, or its import string."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name

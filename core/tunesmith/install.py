@@ -53,7 +53,7 @@ def find_checkout() -> Path | None:
 
 
 def _shorten(folder: Path) -> str:
-    """Return the folder as it is written from the current folder."""
+    """Return the folder relative to the current folder if it is inside, otherwise absolute."""
     here = Path.cwd()
     if folder == here:
         return "."

@@ -54,7 +54,7 @@ _TEXTS = {
     re.compile(r"Too many open files"): _ACCESS_ERRORS[errno.EMFILE],
 }
 """The same errors, recognized by message if a library does not pass on the error number."""
-_LIMITS_HINT = "free some of it, or raise the limit: `ulimit -a` shows the limits of this shell"
+_LIMITS_HINT = "free resources, or raise the limit: `ulimit -a` shows the limits of this shell"
 _RESUME_HINT = "`tunesmith resume RUN` continues from the last checkpoint"
 
 
@@ -112,7 +112,7 @@ NO_HOME = Path("/nonexistent")
 
 
 def expand_home(path: str | os.PathLike[str]) -> Path:
-    """Replace ``~`` in a path by the home folder; return the path unchanged without a home.
+    """Replace ``~`` in a path with the home folder, if the user has one.
 
     ``Path.expanduser`` raises for a user without a home, as in a container with an arbitrary user
     id.
@@ -122,6 +122,8 @@ def expand_home(path: str | os.PathLike[str]) -> Path:
 
 def user_folder(variable: str, default: str, environment: Mapping[str, str] | None = None) -> Path:
     """Return the subfolder ``tunesmith`` of one of the user's folders, such as the cache folder.
+
+    For a user without a home, it is in a folder that cannot be created, :data:`NO_HOME`.
 
     Args:
         variable: XDG environment variable that names the user folder.

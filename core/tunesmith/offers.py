@@ -111,7 +111,7 @@ class DataLoaderOffer(ComponentOffer[C]):
     build: Imported[Callable[[C], DataLoader]] = Imported()
     recognizes: Callable[[str], bool] = lambda name: False
     """Return True if the loader can read this value of ``train``: a path, a pattern or a URL. It is
-    called only if the run file names no loader. Built-in loaders are asked last."""
+    called only if the user chose no loader. Built-in loaders are asked last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,8 +270,8 @@ class BaselineOffer(ComponentOffer[C]):
     """True if the baseline only ranks given answers, like a rule by length. Its scores are not
     probabilities, and it cannot generate. Only evaluators that rank answers can measure it."""
     suits: Callable[[Sequence[Record]], bool] = lambda records: False
-    """Return True if the baseline suits these training records (a sample). It is called only if
-    the run file names no baselines."""
+    """Return True if the baseline suits these training records (a sample). It is not called for
+    baselines that the run file lists."""
     reads_media: bool = False
     """True if the baseline can solve tasks whose records have media."""
     is_configured: Callable[[C], bool] = lambda config: False
@@ -306,7 +306,7 @@ class GeneratorOffer(ComponentOffer[C]):
     makes_variations: bool = False
     """True if a row may be a near-duplicate of the training row that it is derived from."""
     describe_cost: Callable[[C, int], str] = lambda config, count: ""
-    """Describe the maximum cost of this many rows; empty: only time on this machine."""
+    """Describe the maximum cost of generating this many rows; empty: only time on this machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -387,7 +387,7 @@ class CommandOffer(Offer):
     """Heading in ``tunesmith --help`` that lists the command: ``Start``, ``Decide``, ``Data``,
     ``Results``, ``Use``, ``Maintain``, or a heading of your own."""
     position: int = 100
-    """Position below the heading: lower numbers first, equal numbers in alphabetical order."""
+    """Position under the heading: lower numbers first, equal numbers in alphabetical order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -420,7 +420,7 @@ KINDS: tuple[type[Offer], ...] = (
     CommandOffer,
     TableOffer,
 )
-"""All kinds of offers, in listing order."""
+"""All kinds of offers. Lists show them in this order."""
 O = TypeVar("O", bound=Offer)  # noqa: E741 - O as in offer
 
 BUILTIN_DISTRIBUTION = "tunesmith"

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 M = TypeVar("M", bound=BaseModel)
 
 DataPath = Annotated[str, Field(json_schema_extra={"path": True})]
-"""Type of a path option; a relative path starts at the folder of the run file."""
+"""Type of a path option; paths are relative to the folder of the run file."""
 
 PathOrName = Annotated[str, Field(json_schema_extra={"path": True, "or_name": True})]
 """Type of an option for a path or a name, such as a hub id: a path only if it exists."""
@@ -184,8 +184,8 @@ class BaselineOptions(Options):
         "5m",
         pattern=r"^\d+(\.\d+)?[smh]$",
         description=(
-            "Time for the baselines that query the base model, not counting the scores on `rows`: "
-            "`90s`, `5m`, `2h`. The report lists what is skipped for lack of time."
+            "Time for the baselines that query the base model, not counting the scoring of `rows` "
+            "test rows: `90s`, `5m`, `2h`. The report lists what is skipped for lack of time."
         ),
     )
     system_prompt: str | None = Field(

@@ -1,4 +1,4 @@
-"""The plan of a run: its run file, checked and with all defaults, and the chosen components."""
+"""The plan of a run: the validated run file with defaults filled in, and the chosen components."""
 
 from __future__ import annotations
 

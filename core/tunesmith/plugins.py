@@ -1,4 +1,4 @@
-"""Find plugins and load each of them, so that a broken plugin does not affect the others.
+"""Find plugins and load each one separately, so that a broken plugin does not affect the others.
 
 pluggy's own loader stops at the first plugin that cannot be imported, and silently drops a second
 plugin with the same name. Here, a broken plugin is listed with the reason, and becomes an error
@@ -451,7 +451,11 @@ def _find_files(files: Sequence[str]) -> Iterator[tuple[Plugin, LoadPlugin]]:
 
 
 def _check_hooks(manager: pluggy.PluginManager, module: object) -> tuple[str, ...]:
-    """Return the names of the implemented hooks, which must not be empty or misspelled."""
+    """Return the names of the implemented hooks; raise an error if there are none.
+
+    Raises:
+        PluginValidationError: a function looks like a hook, but has a wrong name or argument.
+    """
     manager.check_pending()
     callers = manager.get_hookcallers(module) or []
     if not callers:

@@ -28,7 +28,7 @@ class PreparedEvaluator(Evaluator, Protocol):
 
 
 class RowWise:
-    """Base class of evaluators whose values each depend on one row only."""
+    """Base class of evaluators that compute each value from one row alone."""
 
     def prepare(self, references: Sequence[Record]) -> Self:
         """Return the evaluator itself, which has no rules to derive."""

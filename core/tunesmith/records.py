@@ -285,6 +285,9 @@ def exchanges(record: Record) -> Iterator[tuple[Prompt, Message]]:
     * :class:`Text`: the text as the answer to the empty prompt.
     * :class:`Preference`: its prompt with the chosen completion.
     * :class:`UnpairedPreference`: its prompt with its completion, even if that is labeled as bad.
+
+    Raises:
+        TypeError: a plugin defines this kind of record.
     """
     match record:
         case Text():
@@ -304,6 +307,6 @@ def exchanges(record: Record) -> Iterator[tuple[Prompt, Message]]:
 
 
 def last_exchange(record: Record) -> tuple[Prompt, Message]:
-    """Return the last exchange of a record; evaluators ask the model for its answer."""
+    """Return the last exchange of a record: the prompt, and the answer to compare with."""
     *_, last = exchanges(record)
     return last

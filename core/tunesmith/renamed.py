@@ -64,7 +64,10 @@ def present_name(name: str) -> str:
 
 
 def find_present_name(name: str, known: Collection[str]) -> str | None:
-    """Return the known name that replaced an old name; ``dev`` may map to ``validation_size``."""
+    """Return the known name that replaced an old name, such as ``validation_size`` for ``dev``.
+
+    If the name was not renamed to a known name, return None.
+    """
     new = present_name(name)
     return next((key for key in (new, f"{new}_size") if key != name and key in known), None)
 

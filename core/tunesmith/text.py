@@ -1,6 +1,6 @@
 """Prepare text for users: escape unsafe characters, redact secrets, format numbers.
 
-All text from outside (rows, file names, plugin names, model output) passes through `safe_text`
+All untrusted text (rows, file names, plugin names, model output) passes through `safe_text`
 before it is printed, and through `redact` before it is stored. Both return plain strings: a
 renderer must not interpret markup in them. Standard library only.
 """
@@ -86,7 +86,7 @@ def _escape_unsafe(s: str) -> str:
 
 
 def one_line(s: str, limit: int = 80) -> str:
-    """Return `safe_text` on one line: whitespace is collapsed and stripped at the ends."""
+    """Return `safe_text` on one line of at most `limit` characters, with white space collapsed."""
     # Limit the work: only the start of a very long line is needed.
     head = s[: limit * 64 + 64]
     cut = len(head) < len(s)
@@ -205,7 +205,7 @@ SECRET_MARKS = tuple(mark for _, marks, _ in _RULES for mark in marks)
 
 
 def redact(s: str) -> str:
-    """Replace secrets by `[redacted:KIND]` in text that is logged, stored or shown.
+    """Replace secrets with `[redacted:KIND]` in text that is logged, stored or shown.
 
     Secrets are recognized by their form (tokens of model hubs, clouds and forges, JSON web tokens,
     private keys), by their position (a password in a URL, a token after "Bearer") and by the name

@@ -98,7 +98,7 @@ def result_options(function: F) -> F:
 
 def start_options(
     function: F,
-    out: str = "Run folder to create; default: a new folder below [run] folder.",
+    out: str = "Run folder to create; default: a new folder in [run] folder.",
 ) -> F:
     """Add the options of commands that start a run from a run file, and pass the :class:`CliState`.
 

@@ -69,8 +69,8 @@ def file_options(function: F) -> F:
     for option in (
         click.option("--loader", help="Data loader for the file. Default: detected from the file."),
         click.option("--encoding", metavar="NAME", help="Encoding of the file, such as cp1252."),
-        click.option("--completion", metavar="COLUMN", help="Column with the answer to learn."),
-        click.option("--prompt", metavar="COLUMN", help="Column with what the model is asked."),
+        click.option("--completion", metavar="COLUMN", help="Column of the answer to learn."),
+        click.option("--prompt", metavar="COLUMN", help="Column of the prompt."),
     ):
         wrapped = option(wrapped)
     return cast(F, wrapped)
@@ -160,7 +160,7 @@ def find_loader(
         known = ", ".join(o.offer.name for o in catalog.offers(DataLoaderOffer))
         raise UsageError(
             f"{keys['train']}: no data loader recognizes this file",
-            hint=f"name a data loader with --loader: {known}",
+            hint=f"choose a data loader with --loader: {known}",
         )
     try:
         return use, catalog.find(DataLoaderOffer, use)

@@ -69,7 +69,7 @@ def _call(work: Callable[[], object], state: CliState) -> int:
 
 
 def _exit_code_of_exit(error: SystemExit) -> int:
-    """Report a ``sys.exit`` in an imported module as an error; raise any other one again."""
+    """Report a ``sys.exit`` in an imported module as an error; raise any other ``SystemExit``."""
     if problem := explain_import_error(error):
         _print_error(problem)
         return problem.exit_code

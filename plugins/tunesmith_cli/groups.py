@@ -86,7 +86,7 @@ def _place(offer: CommandOffer) -> tuple[int, str, int, str]:
 
 
 class OfferGroup(click.Group):
-    """A group of the commands that plugins offer below its name.
+    """A group of the commands that plugins offer under its name.
 
     Help lines come from the offers, so help does not import any command. Without arguments, the
     group prints its help.
@@ -191,7 +191,7 @@ class OfferGroup(click.Group):
 
 
 def _find_by_summary(name: str, lines: Mapping[str, str]) -> str | None:
-    """Return a command whose help line contains the word, if possible as its first word."""
+    """Return a command whose help line contains the word, preferably first; None if none does."""
     word = name.casefold()
     found = [c for c, line in lines.items() if word in re.split(r"\W+", line.casefold())]
     return min(found, key=lambda c: not lines[c].casefold().startswith(word), default=None)
@@ -201,7 +201,7 @@ GROUPS = {
     "data": "Inspect, fix, split and select the rows of a data file or a run file.",
     "plugins": "Find, install, test and write plugins.",
 }
-"""Help of the built-in groups."""
+"""Help texts of the built-in command groups, by name."""
 
 
 def create_group(name: str) -> OfferGroup:

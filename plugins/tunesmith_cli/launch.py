@@ -167,7 +167,7 @@ def open_run(
     if sets or out:
         raise UsageError(
             f"{run}: this is a run folder, and the run file in it cannot be changed",
-            hint="use --set and --out only with a run file, not with a run folder",
+            hint="use --set and --out only with a run file",
         )
     folder, plan, _ = api.load_run(run, files=files, disabled=disabled)
     if api.read_report(folder.path).status == "ok":
@@ -192,7 +192,7 @@ def create_run(plan: Plan, out: Path | None) -> RunFolder:
 
 
 def create_run_once(folder: Path, make_plan: Callable[[], Plan]) -> None:
-    """Create a run folder like :func:`create_run`, unless an earlier launch already did.
+    """Create a run folder as :func:`create_run` does, unless an earlier launch already did.
 
     If the folder exists but has no run file, the earlier launch was interrupted, so the run file is
     written now.
@@ -242,7 +242,7 @@ def wait_for_lock(
 
 
 def signal_at_end_of_parent(number: int) -> None:
-    """Ask the kernel to signal this process when its parent ends. This only works on Linux.
+    """Ask the kernel to signal this process when its parent ends; do nothing outside Linux.
 
     The request survives ``exec``. The kernel sends the signal once for each thread of the parent.
     """

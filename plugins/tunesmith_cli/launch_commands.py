@@ -122,8 +122,8 @@ class JobCommands(Generic[JobT]):
             if not path.is_file():
                 raise UsageError(
                     f"{path}: the job has not printed anything yet",
-                    hint=f"tunesmith {self.name} status {render.shell_path(run)} shows whether the "
-                    "job is queued",
+                    hint=f"`tunesmith {self.name} status {render.shell_path(run)}` shows whether "
+                    "the job is queued",
                 )
             render.print_note(f"{path}\n")
             for line in read_last_lines(path, lines):
@@ -158,7 +158,7 @@ def submit_options(
     table: str,
     *,
     dry_run: str,
-    out: str = "Run folder to create; default: a new folder below [run] folder.",
+    out: str = "Run folder to create; default: a new folder in [run] folder.",
 ) -> Callable[[F], F]:
     """Return a decorator that adds the options of commands that submit runs.
 

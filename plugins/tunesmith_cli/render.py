@@ -164,7 +164,7 @@ def write_new_file(path: Path, texts: Iterable[str]) -> int:
 
 
 def shell_path(path: Path) -> str:
-    """Return a path quoted for the shell, relative if it is below the current folder."""
+    """Return a path quoted for the shell, relative if it is inside the current folder."""
     here = Path.cwd()
     return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
 

@@ -15,7 +15,7 @@ class ServedRequest:
 
     model: str
     headers: Mapping[str, str]
-    """Headers that active extensions name, in lower case; repeated headers are joined by commas."""
+    """Headers that active extensions read, in lower case; repeated headers are joined by commas."""
     body: str
     """The parameters of the request: ``messages`` or ``prompt``, and all others."""
 

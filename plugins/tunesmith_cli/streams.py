@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ErrorTolerantFile(io.FileIO):
-    """The raw file below a stream, which drops all output after its first write error."""
+    """The raw file of a stream, which drops all output after its first write error."""
 
     failure: OSError | None = None
 

@@ -114,7 +114,7 @@ def _record(view: RowView, messages: tuple[Message, ...]) -> Record:
 
 
 def _untrained(prompt: tuple[Message, ...]) -> tuple[Message, ...]:
-    """Return a prompt with default weights: only pairs and labeled answers are trained on."""
+    """Return a prompt with default weights, because prompts of pairs and labels are not trained."""
     return tuple(replace(m, content=m.text, weight=1.0) for m in prompt)
 
 
@@ -167,7 +167,10 @@ def _answer_messages(view: RowView) -> tuple[Message, ...]:
 
 
 def _answer(view: RowView, text: str) -> Message:
-    """Return an answer with the row's reasoning; the text of a labeled answer is not split."""
+    """Return the answer as a message, with the reasoning from the row's column or from the text.
+
+    The text of an answer with a label stays as it is.
+    """
     message = Message("assistant", text, reasoning=view.optional_text("reasoning") or "")
     return split_answer(message) if view.label() is None else message
 
@@ -206,7 +209,7 @@ def _refuse_other_system(
 
 
 def _split_answer(view: RowView, name: str) -> tuple[tuple[Message, ...], str]:
-    """Split a column into its last answer and the messages before it, which are often none."""
+    """Split a column into the messages before its last answer, possibly none, and that answer."""
     value = view.value(name)
     if isinstance(value, list | dict):
         column = f"`{view.columns[name]}`"

@@ -79,7 +79,7 @@ def is_french_nir(text: str) -> bool:
 
 
 def is_british_nino(text: str) -> bool:
-    """Return True if the letters of a National Insurance number are issued ones."""
+    """Return True if a National Insurance number has a prefix and suffix that are issued."""
     first, second = text[0], text[1]
     return (
         first not in "DFIQUV"

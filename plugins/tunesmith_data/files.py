@@ -111,7 +111,8 @@ def find_files(patterns: str | Sequence[str], max_files: int = MAX_FILES) -> tup
     """Return the distinct files that match names and glob patterns, in order.
 
     Raises:
-        DataError: a file is missing or not a regular file, or a pattern matches nothing.
+        DataError: a file is missing or not a regular file, a pattern matches nothing, or there are
+            more than ``max_files``.
     """
     found: dict[str, DataFile] = {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
@@ -122,7 +123,7 @@ def find_files(patterns: str | Sequence[str], max_files: int = MAX_FILES) -> tup
         raise DataError(
             str(patterns),
             f"more than {max_files:,} files match",
-            hint="name fewer files, or join them into larger files",
+            hint="list fewer files, or join them into larger files",
         )
     return tuple(found.values())
 
@@ -139,7 +140,7 @@ def _matches(pattern: str, max_files: int) -> list[str]:
         raise DataError(pattern, f"matches more than {max_files:,} files")
     files = sorted(path for path in matches if not os.path.isdir(path))
     if not files:
-        raise DataError(pattern, "matches no file", hint="check the pattern and its folder")
+        raise DataError(pattern, "matches no files", hint="check the pattern and its folder")
     return files
 
 
@@ -254,7 +255,7 @@ def _as_utf8(blocks: Iterator[bytes], encoding: str, file: DataFile) -> Iterator
             raise DataError(f"{file.display_name}:{line}", problem, hint=hint) from None
         except UnicodeError:
             problem = f"has no byte-order mark, which {encoding} needs"
-            hint = f"name the order of the bytes: {encoding}-le or {encoding}-be"
+            hint = f"state the byte order: {encoding}-le or {encoding}-be"
             raise DataError(file.display_name, problem, hint=hint) from None
         line += text.count("\n")
         yield text.encode("utf-8", "surrogatepass")
@@ -298,7 +299,7 @@ def _bounded(blocks: Iterator[bytes], name: str, limit: int) -> Iterator[bytes]:
         for data in blocks:
             size += len(data)
             if size > limit:
-                hint = "raise max_unpacked_bytes if you expect this size, or unpack the file first"
+                hint = "raise data.max_unpacked_bytes if you expect this size, or unpack the file"
                 raise DataError(name, f"unpacks to more than {limit:,} bytes", hint=hint)
             yield data
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:

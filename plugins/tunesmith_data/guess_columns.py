@@ -15,7 +15,7 @@ ANSWER_NAMES = (
     "translation", "label", "labels", "category", "class", "intent", "sentiment", "topic", "queue",
     "sql", "code", "command", "result",
 )  # fmt: skip
-"""Column names in order of preference."""
+"""Usual names of prompt and answer columns, the preferred ones first."""
 
 
 def guess_columns(columns: Sequence[str]) -> dict[str, str] | None:

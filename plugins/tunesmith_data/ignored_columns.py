@@ -79,7 +79,7 @@ def refuse_lost_text(view: RowView, record: Record) -> None:
 
 
 def _repeats(text: str, record: Record, view: RowView) -> bool:
-    """Return True if a text contains all texts of the record."""
+    """Return True if a text contains every text that the record was built from."""
     if isinstance(record, Chat):
         return all(m.text.strip() in text for m in remove_system(record.messages))
     texts = [view.row.get(column) for column in view.columns.values()]

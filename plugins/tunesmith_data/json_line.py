@@ -86,7 +86,10 @@ def _parse_fast(raw: bytes) -> Any:
 
 
 def _count_keys(value: dict[str, Any] | list[Any], depth: int = 1) -> int:
-    """Return the number of keys in all objects, or a negative number if a value is not plain."""
+    """Return the number of keys in all objects, or a negative number if a value is not plain.
+
+    Floats, objects with too many keys, and values that are nested too deeply are not plain.
+    """
     if depth > MAX_DEPTH:
         return _NOT_PLAIN
     total = 0

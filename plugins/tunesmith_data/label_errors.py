@@ -161,7 +161,11 @@ def _read(records: Sequence[Record]) -> list[tuple[bytes, str, int, str]]:
 
 
 def _out_of_fold(texts: Sequence[str], labels: Labels) -> tuple[Floats, Labels]:
-    """Return each row's label probabilities from a classifier trained on the other folds."""
+    """Return each row's label probabilities, by a classifier trained on the other folds.
+
+    Returns:
+        The probabilities (rows, labels), and the labels in alphabetical order.
+    """
     from sklearn.linear_model import LogisticRegression
 
     vectors = weigh_grams(texts, MAX_GRAMS, np.float64)

@@ -77,7 +77,8 @@ class RowLoader:
     options: RowOptions
     read: ReadRows
     memory: int = MAX_BYTES_IN_MEMORY
-    """Maximum bytes of an unpacked file in memory; larger files use a temporary file."""
+    """Maximum bytes of the rows whose records stay in memory; if there are more, records are read
+    again on demand."""
     open_other: Callable[[DataFile], RowSource | None] = _is_text
     """Returns the row source for a file that is not text, or None for text files."""
 
@@ -149,7 +150,8 @@ class SourceLoader:
     test: Sequence[RowSource] = ()
     validation: Sequence[RowSource] = ()
     memory: int = MAX_BYTES_IN_MEMORY
-    """Maximum bytes of rows in memory; more rows use a temporary file."""
+    """Maximum bytes of the rows whose records stay in memory; if there are more, records are read
+    again from a temporary file."""
 
     def load(self) -> Dataset:
         """Read all sources; see :func:`load_sources`."""
@@ -165,7 +167,7 @@ def refuse_shared_files(**parts: Sequence[DataFile]) -> None:
         for file in files:
             first = seen.setdefault(file.path.resolve(), part)
             if first != part:
-                hint = f"use a different file, or remove {part} to split it off from train"
+                hint = f"use a different file, or remove data.{part} to split rows off data.train"
                 raise DataError(file.display_name, f"is in both {first} and {part}", hint=hint)
 
 

@@ -16,7 +16,7 @@ MAX_EXAMPLES = 2
 def find_marks(
     records: Sequence[Record], marks: Mapping[str, re.Pattern[str]], *, where: str, hint: str
 ) -> Iterator[Finding]:
-    """Yield a warning for each mark that rows contain; it names the rows and does not quote them.
+    """Yield a warning for each mark that rows contain; it states where, and does not quote rows.
 
     Args:
         records: the rows; records of kinds that a plugin defines are skipped.
@@ -28,10 +28,11 @@ def find_marks(
     for what, pattern in marks.items():
         sources = [source for source, text in texts if pattern.search(text)]
         if sources:
+            verb = "contains" if len(sources) == 1 else "contain"
             yield Finding(
                 level="warning",
                 where=where,
-                message=f"{len(sources):,} of {len(texts):,} rows contain {what}",
+                message=f"{len(sources):,} of {len(texts):,} rows {verb} {what}",
                 hint=hint,
                 count=len(sources),
                 examples=tuple(sources[:MAX_EXAMPLES]),

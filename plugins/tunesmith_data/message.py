@@ -112,7 +112,7 @@ def split_answer(message: Message) -> Message:
     An answer whose parts have their own weights stays unchanged.
 
     Raises:
-        RowError: the answer has different reasoning in its field.
+        RowError: the answer's text and its reasoning field contain different reasoning.
     """
     if message.text_parts:
         return message

@@ -24,7 +24,7 @@ _REDACTED = re.compile(r"\[redacted:[\w-]+\]")
 
 @dataclass(frozen=True)
 class PersonalData:
-    """A form of personal data."""
+    """A kind of personal data, and how to recognize it."""
 
     placeholder: str
     what: str
@@ -136,7 +136,7 @@ KINDS = (
     ),
     PersonalData("PHONE", "a telephone number", re.compile(_PHONE), _has_phone_length),
 )
-"""All forms; where two match the same text, the first one counts."""
+"""All kinds; if two match overlapping text, the first one is used."""
 
 
 def find_personal_data(text: str) -> list[tuple[PersonalData, re.Match[str]]]:
@@ -150,7 +150,7 @@ def find_personal_data(text: str) -> list[tuple[PersonalData, re.Match[str]]]:
 
 
 def mask_row(texts: Sequence[str]) -> tuple[list[str], Counter[str]]:
-    """Replace personal data and secrets in the texts of a row by placeholders such as ``[EMAIL]``.
+    """Replace personal data and secrets in a row's texts with placeholders such as ``[EMAIL]``.
 
     Equal values get equal placeholders. If the row has several values of a kind, they are numbered:
     ``[EMAIL 1]``, ``[EMAIL 2]``.

@@ -145,6 +145,6 @@ def not_utf8_error(raw: bytes, position: int, part: str = "row") -> RowError:
     return RowError(
         "not UTF-8",
         f"byte {position + 1} of the {part} is 0x{byte.hex()}{guess}",
-        hint='name its encoding, with --encoding cp1252 for Windows-1252, or encoding = "cp1252" '
-        "in [data]; or write it as UTF-8: tunesmith data fix FILE --encoding cp1252 --out NEW",
+        hint='set the encoding, with --encoding cp1252 for Windows-1252, or encoding = "cp1252" '
+        "in [data]; or convert to UTF-8: tunesmith data fix FILE --encoding cp1252 --out NEW",
     )

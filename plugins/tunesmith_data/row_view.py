@@ -96,7 +96,10 @@ class RowView:
         return add_tools(messages, parse_tools(self.value("tools"), f"`{self.columns['tools']}`"))
 
     def unread_texts(self) -> Iterator[tuple[str, str]]:
-        """Yield the column and the text of each value that only another format would read."""
+        """Yield column and text of each value that another format would read but this one does not.
+
+        The columns are those in ``unread``; a value can contain several texts.
+        """
         for column in self.unread:
             for text in _texts(self.row.get(column)):
                 yield column, text

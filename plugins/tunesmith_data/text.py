@@ -19,7 +19,7 @@ from tunesmith_data.row import RowError, json_type
 __all__ = ["content_key"]
 
 UNUSABLE_CHARACTERS = re.compile("[\0\ud800-\udfff]")
-"""NUL and lone surrogates, which UTF-8 cannot encode."""
+"""NUL, and lone surrogates (which UTF-8 cannot encode)."""
 
 
 def require_text(value: object, name: str) -> str:
@@ -61,7 +61,11 @@ def require_not_blank(text: str, name: str) -> str:
 
 
 def content_key(record: Record) -> str:
-    """Return the text that splits and leak checks compare records by."""
+    """Return the text that splits and leak checks compare records by.
+
+    Raises:
+        TypeError: a plugin defines this kind of record.
+    """
     match record:
         case Text():
             return record.text

@@ -1,9 +1,9 @@
 """Parse tool definitions and tool calls in rows, in the formats that datasets use.
 
-Definitions are a list of objects, or its JSON text. Each object is either in the format of OpenAI's
-chat API (``{"type": "function", "function": {...}}``) or just its inner object. Calls are OpenAI's
-``tool_calls``, ShareGPT's ``function_call`` turns, or text between ``<tool_call>`` tags as written
-by Hermes models.
+Definitions are a list of objects, given as a value or as JSON text. Each object is either in the
+format of OpenAI's chat API (``{"type": "function", "function": {...}}``) or just its inner object.
+Calls are OpenAI's ``tool_calls``, ShareGPT's ``function_call`` turns, or text between
+``<tool_call>`` tags as written by Hermes models.
 """
 
 from __future__ import annotations

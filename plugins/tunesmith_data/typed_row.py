@@ -21,6 +21,6 @@ def to_json_fields(row: Mapping[str, object], max_row_bytes: int) -> Fields | Ro
         The converted row, or an error if it has more than ``max_row_bytes`` characters of text.
     """
     if sum(len(value) for value in row.values() if isinstance(value, str)) > max_row_bytes:
-        hint = "raise max_row_bytes if you expect rows of this size"
+        hint = "raise data.max_row_bytes if you expect rows of this size"
         return RowError(f"row larger than {max_row_bytes:,} bytes", hint=hint)
     return {k: str(v) if isinstance(v, _AS_TEXT) else v for k, v in row.items()}

@@ -20,7 +20,7 @@ MAX_TEXT_CHARACTERS = 4_000
 
 
 def weigh_grams(texts: Sequence[str], most: int, dtype: type[np.floating[Any]]) -> csr_matrix:
-    """Return TF-IDF weights of the ``most`` frequent character 3- to 5-grams: (texts, grams).
+    """Return TF-IDF weights of the ``most`` most frequent character 3- to 5-grams: (texts, grams).
 
     Raises:
         ValueError: no text has any gram.

@@ -95,10 +95,7 @@ class RunResults:
         return self.report.started.plan if self.report.started else {}
 
     def find_version(self, evaluator: str) -> str:
-        """Return the logged version of the package with an evaluator.
-
-        The result is "" if no version was logged.
-        """
+        """Return the logged version of the package that provides an evaluator, or "" if unknown."""
         events = (event for (name, _), event in self.measured.items() if name == evaluator)
         return next((event.version for event in events), "")
 
@@ -274,7 +271,7 @@ def compare_metrics(
         metrics: the installed metrics by name, needed for metrics of all rows together.
 
     Raises:
-        UsageError: the runs have no metric or no test row in common.
+        UsageError: the runs have no metrics or no test rows in common.
         IntegrityError: a per-row results file is missing or damaged.
     """
     measured = first.measured, second.measured
@@ -292,7 +289,7 @@ def compare_metrics(
             differences[second.report.metric_label(*key)] = found
     if not differences:
         raise UsageError(
-            f"{names}: the runs have no test row in common",
+            f"{names}: the runs have no test rows in common",
             hint="use the same data, [split] and [run] seed, or a separate test file",
         )
     return differences

@@ -59,7 +59,7 @@ class SliceChange:
     is_target: bool
     """True if the slice looked weak on the first half, so that rows were collected for it."""
     n: int
-    """Number of rows that both runs answered."""
+    """Number of the slice's rows that both runs answered."""
     units: int
     """Number of independent units among them: groups, and rows without a group."""
     before: float
@@ -183,7 +183,10 @@ def _describe(
 
 
 def choose_verdict_metric(report: Report) -> tuple[str, str] | None:
-    """Return the verdict's evaluator and metric, or the tuned model's first measurement."""
+    """Return an evaluator and metric: the verdict's, or those of the tuned model's first score.
+
+    The result is None if the tuned model was not measured.
+    """
     keys = [(e.evaluator, e.metric) for e in report.tuned]
     wanted = [key for key in keys if key[1] == report.verdict.get("metric")]
     return next(iter([*wanted, *keys]), None)
@@ -193,7 +196,8 @@ def compare_with_parent(parent: RunResults, child: RunResults) -> list[SliceChan
     """Return the change of each slice from a run to the next one, by the verdict's metric.
 
     Returns:
-        The changes; empty if the next run was not measured with this metric.
+        The changes; empty if the next run was not measured with this metric, or if the metric is
+        computed over all rows together.
 
     Raises:
         IntegrityError: a per-row results file is missing or damaged.

@@ -31,11 +31,11 @@ from tunesmith_evidence.report.view import ReportView
 __all__ = ["TrackedResults", "TrackedRun", "Tracker", "TrackerOptions", "TrackerReporter"]
 
 MAX_FAILURES = 3
-"""Failed calls after which the tracker gets no more."""
+"""Number of failed calls after which the tracker gets no more calls."""
 MAX_WAITING = 10_000
-"""Calls that wait for a slow tracker; further ones are dropped and counted."""
+"""Maximum number of calls that wait for a slow tracker; further calls are dropped and counted."""
 MAX_NAME, MAX_TEXT = 200, 500
-"""Characters of a name, and of the text of an option or a tag. MLflow allows 250 and 500."""
+"""Maximum characters of a name, and of the text of an option or tag. MLflow allows 250 and 500."""
 _PAIRED = ("difference", "low", "high", "n", "p_value")
 
 
@@ -52,7 +52,7 @@ class TrackerOptions(Options):
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """A run as it starts."""
+    """The facts about a run that a tracker gets when the run starts."""
 
     id: str
     """The name of the run folder, in letters, digits and some marks."""
@@ -76,7 +76,7 @@ class TrackedResults:
     markdown: str
     """The card of the run: its results on one page, without data rows."""
     svg: str
-    """The card with its chart."""
+    """The card as SVG, with its chart."""
     artifact: Path | None
     """The folder of the trained model; None if there is none."""
 
@@ -85,7 +85,7 @@ class Tracker(Protocol):
     """One run in an experiment tracker. All calls come from one thread, and may raise or hang."""
 
     def start(self, run: TrackedRun) -> Mapping[str, int]:
-        """Create the run or continue it; return the last step of each value that it has."""
+        """Create the run or continue it; return the last step of each value recorded so far."""
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Record values of a training step."""
@@ -98,10 +98,11 @@ class Tracker(Protocol):
 
 
 class TrackerReporter:
-    """Reports a run to a tracker. A tracker that fails or hangs never delays the run.
+    """Reports a run to a tracker. A tracker that fails or hangs never delays the run's events.
 
-    A failed call becomes a warning at the next event. A resumed or replayed run continues the same
-    run of the tracker: steps that it has are omitted.
+    A failed call becomes a warning at the next event. At the end, the run waits for the tracker,
+    but at most ``wait`` seconds. A resumed or replayed run continues the same run of the tracker:
+    steps that are already recorded are omitted.
     """
 
     def __init__(self, tracker: Tracker, options: TrackerOptions, folder: RunFolder) -> None:
@@ -158,7 +159,7 @@ class TrackerReporter:
             self.call(partial(self._begin, describe_run(event, self._folder)))
 
     def call(self, call: Callable[[], object]) -> None:
-        """Let the thread make a call; for events that a tracker stores in another way."""
+        """Queue a call for the tracker's thread, for events that ``report`` does not pass on."""
         if self._calls.qsize() < MAX_WAITING:
             self._calls.put(call)
         else:
@@ -244,7 +245,10 @@ def list_scores(report: Report) -> dict[str, float]:
 
 
 def list_differences(report: Report) -> dict[str, float]:
-    """Return the paired differences, as ``paired/METRIC/tuned-minus-BASELINE/difference``."""
+    """Return the paired differences with their intervals, p-values and numbers of rows.
+
+    The names have the form ``paired/METRIC/tuned-minus-BASELINE/difference``.
+    """
     verdict: JSON = report.verdict
     label = report.metric_label(str(verdict.get("evaluator", "")), str(verdict.get("metric", "")))
     return {
@@ -266,7 +270,7 @@ def plain_name(text: str, most: int = MAX_NAME) -> str:
 
 
 def finite(values: Mapping[str, float]) -> dict[str, float]:
-    """Return the values that are numbers, as not every tracker stores others."""
+    """Return the finite values, because some trackers cannot store NaN or infinity."""
     return {name: float(value) for name, value in values.items() if math.isfinite(value)}
 
 

@@ -70,7 +70,7 @@ def save_winner(evidence: Evidence, name: str) -> str:
 
     Returns:
         The path of the folder, relative to the run folder. It is empty, and nothing is saved, if
-        only the plugin can read the training rows, because they have media or a custom kind.
+        there are no training rows, or if they have media or a kind that a plugin defines.
     """
     chosen = next(event for event in evidence.baselines if event.baseline == name)
     rows = evidence.train
@@ -134,7 +134,7 @@ def open_winner(run: RunFolder, plan: Plan) -> tuple[str, TextModel]:
 
 
 def has_probabilities(run: RunFolder) -> bool:
-    """Return False if the winner is a classifier, which has no log-probabilities."""
+    """Return False if the winner is a constant or a classifier; True otherwise, or if unknown."""
     try:
         saved = json.loads((run.path / WINNER_FOLDER / "winner.json").read_text(encoding="utf-8"))
         return saved["solution"] in ("prompt", "retrieval")
@@ -289,6 +289,7 @@ def _find_baseline(plan: Plan, name: str) -> Component[BaselineOffer[Any]]:
     if baseline is None:
         raise UsageError(
             f"{name}: no installed plugin offers this baseline",
-            hint="install the plugin of this baseline; `tunesmith plugins list` shows the others",
+            hint="install the plugin of this baseline; `tunesmith plugins list` shows those that "
+            "are installed",
         )
     return baseline

@@ -1,4 +1,4 @@
-"""Judge a model at the end of a training with transformers' or TRL's trainer."""
+"""Judge a model at the end of training with the trainer of transformers or TRL."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class VerdictCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
-        """Save the model and its tokenizer below the trainer's output folder, and judge it."""
+        """Save the model and its tokenizer in the trainer's output folder, and judge the model."""
         if not state.is_world_process_zero:
             return
         assert args.output_dir is not None

@@ -82,7 +82,7 @@ def compare_runs(first: Path, second: Path, *, confidence: float = 0.95) -> RunC
         confidence: level of the intervals, between 0 and 1.
 
     Raises:
-        UsageError: the runs share no metric, or no test row.
+        UsageError: the runs share no metrics or no test rows.
         IntegrityError: a file with the values of each row is missing or damaged.
     """
     runs = [RunResults(folder, api.read_report(folder)) for folder in (first, second)]

@@ -27,7 +27,7 @@ def check(
 
     Raises:
         ConfigError: the run file is wrong; the error lists every problem.
-        DataError: no row is usable, or more rows are skipped than the options allow.
+        DataError: none of the rows can be used, or more rows are skipped than the options allow.
     """
     from tunesmith_plugins.commands.runs.check_data import check_data
 
@@ -35,7 +35,7 @@ def check(
 
 
 def make_plan(run_file: api.RunFileLike, *, set: Mapping[str, Any] | None = None) -> Plan:
-    """Check a run file and return its plan, with all defaults; no data is read.
+    """Check a run file and return its plan, with defaults filled in; no data is read.
 
     ``plan.to_toml()`` is what ``tunesmith plan --resolved`` prints.
 
@@ -63,7 +63,7 @@ def estimate(
         run_file: path of the run file, or its tables.
         set: overrides by dotted key.
         assume: sizes to plan with instead of the data.
-        quick: only compute the analytic estimate, without tracing a training step.
+        quick: compute only the analytic estimate, without tracing a training step.
         processes: number of processes that train together; memory is per process.
 
     Returns:
@@ -71,7 +71,7 @@ def estimate(
 
     Raises:
         ConfigError: the run file is wrong.
-        DataError: the data is unusable.
+        DataError: the data cannot be used.
         EnvironmentProblem: the base model's ``config.json`` is not on this machine.
     """
     from tunesmith_plugins.estimate import command, hardware, view

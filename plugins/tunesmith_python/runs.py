@@ -42,7 +42,8 @@ class Run:
         """The plan that the run was started with.
 
         Raises:
-            UsageError: the run ended before it started, or refers to code that is not trusted.
+            UsageError: the run ended before its plan was stored, or refers to code that is not
+                trusted.
         """
         return api.load_run(self.path, trust_plugins=self.trust_plugins)[1]
 
@@ -85,7 +86,7 @@ class Run:
         run minus ``other``, with its interval.
 
         Raises:
-            UsageError: the runs share no metric, or no test row.
+            UsageError: the runs share no metrics or no test rows.
         """
         return compare_runs(other.path, self.path, confidence=confidence)
 
@@ -104,10 +105,10 @@ def run(
     """Execute a run file, like ``tunesmith run``, and return the run.
 
     Args:
-        run_file: path of the run file, or its tables; relative paths in tables start at the working
+        run_file: path of the run file, or its tables; paths in tables are relative to the working
             folder.
         set: overrides by dotted key, such as ``{"technique.adapter.rank": 8}``.
-        out: the run folder; by default, a new one is created below ``[run] folder``.
+        out: the run folder; by default, a new one is created in ``[run] folder``.
         force: run even if the predicted memory exceeds the available memory.
 
     Raises:

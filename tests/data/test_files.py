@@ -105,7 +105,7 @@ def test_files_of_different_formats(folder: Path) -> None:
     "name, message",
     [
         ("missing.jsonl", "no such file"),
-        ("x*.jsonl", "matches no file"),
+        ("x*.jsonl", "matches no files"),
         (".", "is a folder"),
         ("folder", "is a folder"),
         ("pipe", "is not a regular file"),

@@ -35,7 +35,7 @@ def test_a_mark_is_found_in_any_part(record: Record) -> None:
         "do it",
         1,
     )
-    assert finding.message == "1 of 1 rows contain a secret word"
+    assert finding.message == "1 of 1 rows contains a secret word"
     assert finding.examples == (record.source,)
 
 

@@ -91,7 +91,7 @@ def test_runs_without_a_common_row_or_metric_are_refused(good: Run, tmp_path: Pa
         return [{**row, "prompt": f"other {number}"} for number, row in enumerate(rows)]
 
     other = rewrite(good, tmp_path / "other", rename)
-    with pytest.raises(UsageError, match="no test row in common"):
+    with pytest.raises(UsageError, match="no test rows in common"):
         compare_runs(good.path, other.path)
     (other.path / "events.jsonl").write_text("", encoding="utf-8")
     with pytest.raises(UsageError, match="have no metric in common"):

@@ -26,7 +26,9 @@ Evaluators = tuple[Component[EvaluatorOffer[Any]], ...]
 def choose_evaluators(plan: Plan, catalog: Catalog, test: Sequence[Record]) -> Evaluators:
     """Return the evaluators of the plan, or the default evaluators for the test records.
 
-    Evaluators of side effects are added at the end, even if the plan names its own evaluators.
+    If ``run.side_effects`` is true, evaluators of side effects are added at the end, even if the
+    plan lists evaluators. If the technique cannot score answers, only evaluators that the plan
+    lists or that generate answers are returned.
 
     Raises:
         ConfigError: ``[gate]`` has a threshold that these evaluators cannot check.

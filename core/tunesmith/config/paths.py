@@ -17,8 +17,8 @@ M = TypeVar("M", bound=BaseModel)
 def with_absolute_paths(options: M, folder: Path) -> M:
     """Return the options with every path option made absolute; web addresses are kept.
 
-    Some path options also accept names, of built-in resources or of anything that is not a path
-    that exists. These are kept as they are.
+    Some path options also accept names: names of built-in resources, or any text that is not an
+    existing path. Names are kept as they are.
     """
     changes = {}
     for name, info in type(options).model_fields.items():
@@ -34,12 +34,12 @@ def with_absolute_paths(options: M, folder: Path) -> M:
 
 
 def is_path(info: FieldInfo) -> bool:
-    """Return True if an option's type is a path or a union with one, like ``DataPath | None``."""
+    """Return True if an option's type is a path, or a union such as ``DataPath | None``."""
     return any(extra.get("path") for extra in _extras(info))
 
 
 def _is_name(info: FieldInfo, value: Any, folder: Path) -> bool:
-    """Return True if the value names a built-in resource, or anything else that is not a path."""
+    """Return True if a path option's value is a listed name, or a possible name and not a path."""
     for extra in _extras(info):
         if isinstance(names := extra.get("names"), list) and value in names:
             return True

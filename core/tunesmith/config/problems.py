@@ -54,7 +54,7 @@ def _unknown_key(where: str, key: str, options: type[BaseModel]) -> Problem:
 
 
 def _find_renamed(key: str, options: type[BaseModel]) -> str | None:
-    """Return the current name of a key that was renamed before version 0.1."""
+    """Return the current name of a key that was renamed before version 0.1, or None."""
     # test_size belongs to the core, although it is in the data loader's table.
     return find_present_name(key, {*fields_by_key(options), "test_size"})
 

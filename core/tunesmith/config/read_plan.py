@@ -101,7 +101,7 @@ def make_plan(
         raise ConfigError([_with_variable(problem, runfile) for problem in reader.problems])
     needed = list_requirements(plan, catalog).values() if runnable else (plan.data.offer.needs,)
     if missing := missing_requirements(dict.fromkeys(chain(*needed))):
-        raise EnvironmentProblem("; ".join(missing), hint="pip install the missing packages")
+        raise EnvironmentProblem("; ".join(missing), hint="install these packages with pip")
     return plan
 
 
@@ -269,7 +269,10 @@ class _Reader:
         return {**({"use": default} if default else {}), **self._table("split")}
 
     def _choose_clusters(self, chosen: SplitterOffer[Any]) -> FindClusters:
-        """Return the chosen or default splitter's function that finds clusters."""
+        """Return the function that finds clusters, from the chosen or a default splitter.
+
+        If neither has one, each record is a cluster.
+        """
         found = (offer.find_clusters for offer in _cluster_finders(self.catalog, chosen))
         return next(filter(None, found), cluster_each_record)
 
@@ -278,7 +281,7 @@ class _Reader:
     ) -> Component[K] | None:
         if not isinstance(table.get("use"), str):
             known = ", ".join(o.offer.name for o in self.catalog.offers(kind)) or "none"
-            what = f"must name a {kind.kind}"
+            what = f"must name an installed {kind.kind}"
             self.problems.append(Problem(f"{where}.use", what, f"installed: {known}"))
             return None
         try:
@@ -380,8 +383,8 @@ class _Reader:
     def _check_report_paths(self, reporters: Sequence[Component[ReporterOffer[Any]]]) -> None:
         """Report a problem if a reporter's option ``path`` names a file that it must not write.
 
-        A reporter must not write files of the run itself, files that it reads, or another
-        reporter's. By convention, ``path`` is the file that a reporter writes.
+        A reporter must not write files of the run itself, files that the run reads, or a file that
+        another reporter writes. By convention, ``path`` is the file that a reporter writes.
         """
         folder = RunFolder(
             self.runfile.folder / "run"
@@ -414,7 +417,10 @@ class _Reader:
         return False
 
     def _resolve_path(self, reference: str) -> str:
-        """Return a reference as an absolute path if that path exists, relative to the run file."""
+        """Return a reference as an absolute path if this path exists, otherwise unchanged.
+
+        Relative paths start at the folder of the run file.
+        """
         path = self.runfile.folder / expand_home(str(reference))
         return str(path) if os.path.exists(path) else reference
 

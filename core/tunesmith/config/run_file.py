@@ -23,7 +23,7 @@ from tunesmith.text import format_count, one_line
 ENVIRONMENT_PREFIX = "TUNESMITH__"
 """``TUNESMITH__TECHNIQUE__EPOCHS=1`` overrides ``technique.epochs``."""
 _LONG = re.compile(r"\d{4300}")
-"""Matches numbers with more digits than Python converts."""
+"""Matches numbers that may have more digits than Python converts (4,300 by default)."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,15 @@ def read_run_file(
     """Read a run file and apply overrides: command line over environment over file.
 
     Args:
-        source: the file, or its tables. Relative paths in tables start at the current folder.
+        source: the file, or its tables. Paths in tables are relative to the current folder.
         sets: values by dotted key, or ``key=value`` strings as for ``--set``. A value that is not
             TOML is a plain string.
 
     Raises:
-        UsageError: the file does not exist.
-        ConfigError: the file is not TOML, or the key of an override does not exist.
+        UsageError: the file does not exist or is not a run file, or a string in ``sets`` is not
+            ``key=value``.
+        ConfigError: the file has a syntax error, the key of an override cannot be set, or an
+            environment variable looks like a misspelled override.
     """
     if isinstance(source, Path):
         path, tables = source, _read_tables(source)
@@ -78,7 +80,7 @@ def _refuse_misspelled(variables: Mapping[str, str], tables: Mapping[str, Any]) 
 
     Raises:
         ConfigError: a variable resembles an override but does not start with ``TUNESMITH__``. It
-            starts with ``TUNESMITH_`` and a table's name, or has two underscores after the table.
+            starts with ``TUNESMITH_`` and a table's name, or contains two underscores later.
     """
     words = {name.upper() for name in (*tables, *RUN_FILE_TABLES)}
     problems = []
@@ -145,7 +147,12 @@ def _parse_toml(text: str, name: str) -> dict[str, Any]:
 
 
 def set_value(tables: dict[str, Any], key: str, value: Any, *, where: str) -> None:
-    """Set a value by its dotted key; numbers are list indices, as in ``evaluators.0.use``."""
+    """Set a value by its dotted key; numbers are list indices, as in ``evaluators.0.use``.
+
+    Raises:
+        ConfigError: the key leads into a value that is not a table, or a list has no such item;
+            the error starts with ``where``.
+    """
     *parents, last = key.split(".")
     node: Any = tables
     for part in parents:
@@ -165,7 +172,7 @@ def set_value(tables: dict[str, Any], key: str, value: Any, *, where: str) -> No
 
 
 def dotted_items(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every value and empty table with its dotted key; list items are numbered."""
+    """Yield every value and empty table with its dotted key; the tables in a list are numbered."""
     for name, value in tables.items():
         if isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
             value = dict(enumerate(value))
@@ -181,7 +188,7 @@ def _dotted_keys(tables: Mapping[str, Any]) -> list[str]:
 
 
 def _set_origin(origins: dict[str, str], key: str, value: Any, source: str) -> None:
-    """Record the origin of an override; a table as a value replaces all keys below it."""
+    """Record the origin of an override; forget the origins of the keys that it replaces."""
     for present in [old for old in origins if old == key or old.startswith(f"{key}.")]:
         del origins[present]
     origins.update(dict.fromkeys(_dotted_keys({key: value}), source))
@@ -202,7 +209,7 @@ def _read_tables(path: Path) -> dict[str, Any]:
         if path.suffix == ".toml":
             raise
         raise UsageError(
-            f"{path}: this is not a run file, which is written in TOML",
+            f"{path}: is not a run file, because it is not valid TOML",
             hint=f"if it is your data, `tunesmith init --data {shlex.quote(str(path))}` writes a "
             "run file for it",
         ) from None

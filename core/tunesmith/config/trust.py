@@ -55,6 +55,8 @@ def require_trusted(
 ) -> None:
     """Check the code that a run folder names; ask the user about code that is not trusted yet.
 
+    Code that the user allows is trusted from then on.
+
     Args:
         tables: the tables of the stored run file.
         folder: the run folder.
@@ -87,8 +89,8 @@ def trust_code(tables: Mapping[str, Any], folder: Path) -> None:
 def find_code(tables: Mapping[str, Any], folder: Path) -> list[str]:
     """List the code that a run file makes tunesmith execute, and the files written elsewhere.
 
-    This covers plugin files, functions (``file.py:name`` or ``package.module:name``), and reporter
-    paths outside the folder.
+    This covers plugin files, functions (``file.py:name`` or ``package.module:name``), permission to
+    execute generated code, and reporter paths outside the folder.
     """
     found: list[str] = []
     for table, content in tables.items():

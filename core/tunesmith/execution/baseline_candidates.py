@@ -77,7 +77,7 @@ class BaselineCandidate:
         self.not_tried.append({"name": name, "reason": reason, **next(scores, {})})
 
     def give_up(self, reason: str) -> None:
-        """Exclude the variants that were not tried yet."""
+        """Record the reason why the variants that are left were not tried, and exclude them."""
         for _, variant in self.untried:
             self.reject(reason, variant)
         self.untried.clear()

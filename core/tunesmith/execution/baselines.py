@@ -66,7 +66,7 @@ NO_VALIDATION_ROWS = "there are no validation rows to compare variants on"
 
 
 _Scored = tuple[Sequence[BaselineVariant], Sequence[Record]]
-"""Rows to score, with the variants built for these rows; empty: use the task's variants."""
+"""Variants and the rows to score with them; without variants, those of the task are used."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class BaselineChoice:
         contender = BaselineCandidate(baseline)
         missing = missing_requirements(baseline.offer.needs)
         if missing:
-            contender.reject(f"it needs {missing[0]}")
+            contender.reject(missing[0])
             return contender
         with self._call(baseline.offered.plugin):
             try:
@@ -290,7 +290,7 @@ class BaselineChoice:
         budget.left -= seconds
 
     def _conclude(self, contender: BaselineCandidate) -> TextModel | None:
-        """Return the model of the best variant, and emit the event about the choice."""
+        """Return the model of the best variant, or None if there is none; report the choice."""
         earlier = self._was_chosen(contender)
         if earlier is not None:
             variants = (variant for _, variant in contender.untried)
@@ -306,7 +306,7 @@ class BaselineChoice:
         skipped = ""
         if variant is None:
             reasons = [one["reason"] for one in contender.not_tried]
-            skipped = reasons[0] if reasons else "it has no variant for these rows"
+            skipped = reasons[0] if reasons else "it has no variants for these rows"
         event = describe_choice(
             offer,
             variant=variant.name if variant else "",
@@ -384,6 +384,9 @@ class BaselineChoice:
 def _find_alike(
     variant: BaselineVariant, place: int, alike: Sequence[BaselineVariant]
 ) -> TextModel:
-    """Return the model of the variant with this name, or of the variant at the same position."""
+    """Return the model of the variant in ``alike`` with the same name or, failing that, place.
+
+    If there are too few variants, the last one is used; if there are none, ``variant`` itself.
+    """
     named = [other for other in alike if other.name == variant.name]
     return [*named, *alike[place:], *alike[-1:], variant][0].model

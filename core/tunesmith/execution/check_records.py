@@ -31,7 +31,8 @@ def check_records(records: Sequence[Record], part: str, plan: Plan) -> Iterator[
 
     Raises:
         DataError: the split is empty, or the technique does not accept a record; names the record.
-        PluginError: the data loader returned something else, or records that are not immutable.
+        PluginError: the data loader returned something that is not a record, a mutable record, or a
+            record whose fields have wrong types.
     """
     offer, plugin = plan.technique.offer, plan.data.offered.plugin
     for record in records:
@@ -67,7 +68,7 @@ def _check_accepted(record: Record, offer: TechniqueOffer[Any]) -> None:
         meaning = one_line((kind.__doc__ or "").split(".")[0], 100)
         raise DataError(
             record.source,
-            f"technique {offer.name} cannot train on a {kind.__name__} record ({meaning})",
+            f"technique {offer.name} cannot train on {kind.__name__} records ({meaning})",
             hint=f"{offer.name} accepts {kinds}",
         )
     if ignored := sorted(find_features(record) - offer.trains_on):

@@ -157,9 +157,10 @@ def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where
     technique: Plugin,
     rows: Sequence[int] | None = None,
 ) -> list[Measured]:
-    """Measure a model with :func:`measure_model`, store each record's values, and emit the means.
+    """Measure a model with :func:`measure_model`, store all values, and emit and return the means.
 
-    ``rows`` are the numbers of the records among the test records; None: all test records.
+    If the evaluator cannot measure yet, nothing is stored, and the result is empty. ``rows`` are
+    the numbers of the records among the test records; None: their positions in ``records``.
     """
     started = time.perf_counter()
     phase = f"{label}: {evaluator.id}"
@@ -232,7 +233,7 @@ def read_rows(path: Path, metric: str) -> list[JSON]:
 def _mean(
     measured: Measurement, records: Sequence[Record], rows: Sequence[int], bounds: Any
 ) -> JSON:
-    """Return the mean over some rows with its interval; return {} if all their weights are zero."""
+    """Return the mean over some rows and its interval; {} without rows or if all weights are 0."""
     weights = None if measured.weights is None else [measured.weights[row] for row in rows]
     if not (rows if weights is None else any(weights)):
         return {}
@@ -328,8 +329,8 @@ def _check_finite(
     if text is not None and not_finite:
         raise TrainingError(
             text,
-            hint="the model's probabilities are NaN or infinite: train with a lower learning rate, "
-            'or set technique.precision = "fp32"',
+            hint="the model returns NaN or infinite scores: train with a lower learning rate, or "
+            'set technique.precision = "fp32"',
         )
     if text is not None:
         raise PluginError(

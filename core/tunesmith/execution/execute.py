@@ -92,7 +92,7 @@ def run(
 
     Raises:
         TunesmithError: the error that ended the run; ``report.json`` is written in any case.
-        UsageError: the folder's event log is lost, and the user did not accept changes.
+        UsageError: the event log lacks events of the run, and the user did not accept changes.
     """
     earlier = load_report(folder) if resume else Report()
     lost = resume_checks.find_lost_events(folder, earlier, accept_changes) if resume else []
@@ -145,7 +145,7 @@ def load_report(folder: RunFolder) -> Report:
 
 
 def write_report(folder: RunFolder, report: Report) -> None:
-    """Write ``report.json`` of a run with secrets redacted, unless its content is up to date."""
+    """Write the run's ``report.json`` with secrets redacted, unless it is already up to date."""
     text = json.dumps(redact_all(report.to_json()), indent=2, ensure_ascii=True) + "\n"
     path = folder.path / "report.json"
     if not path.is_file() or path.read_bytes() != text.encode():
@@ -194,9 +194,7 @@ def _record_start(plan: Plan, folder: RunFolder, emit: Emitter, resume_check: Re
     started = build_run_started(plan, folder, resumed=then is not None)
     if then is not None:
         changes = resume_checks.check_options(then, started)
-        resume_check.require_unchanged(
-            "the options", changes, "restore run.toml or start a new run"
-        )
+        resume_check.require_unchanged("the options", changes, "restore run.toml, start a new run")
         # Reporters are not compared: they only observe, so they cannot change the result.
         plugins = list_used_plugins(replace(plan, reporters=()))
         changes = resume_checks.check_plugins(then.plugins, plugins)
@@ -228,7 +226,7 @@ def _fetch_model(
         event = resume_checks.build_model_event(plan.found_model, folder)
     if then is not None:
         changes = resume_checks.check_model(then, event)
-        hint = "restore the model's files or start a new run"
+        hint = "restore the model's files, start a new run"
         check.require_unchanged("the base model", changes, hint)
     reviewer.review(parts.train, parts.test, read_model_config(folder))
     emit(event)
@@ -255,7 +253,7 @@ def _load_and_review_data(
     event = build_data_event(dataset, parts)
     if then is not None:
         changes = resume_checks.check_data(then, event)
-        resume_check.require_unchanged("the data", changes, "restore the data or start a new run")
+        resume_check.require_unchanged("the data", changes, "restore the data, start a new run")
     emit(event)
     with emit.phase("checks"):
         found = list(collect_findings(plan, catalog, dataset, parts))

@@ -18,7 +18,7 @@ def check_warnings(gate: GateOptions, findings: Sequence[FindingReported]) -> No
     """
     if refuses(gate, findings):
         warnings = [f"{event.source}: {event.text}" for event in findings if event.level != "info"]
-        hint = "fix what they report, or run without --strict ([gate] strict)"
+        hint = "fix the causes of the warnings, or run without --strict ([gate] strict)"
         raise GateError("\n".join(f"gate.strict: {text}" for text in warnings), hint=hint)
 
 

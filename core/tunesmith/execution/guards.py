@@ -27,7 +27,7 @@ class Guard(Protocol):
 
 @dataclass
 class DivergenceGuard:
-    """Ends a run whose loss stays above ``factor`` times its best for 20 steps in a row."""
+    """Ends a run whose loss stays above 0.5 and ``factor`` times its best for 20 steps in a row."""
 
     factor: float = 3.0
     best_loss: float = float("inf")
@@ -47,13 +47,14 @@ class DivergenceGuard:
         return TrainingError(
             f"step {event.step}: the loss diverged: {event.loss:.3f}, more than "
             f"{self.factor:g} times its best of {self.best_loss:.3f} for {PATIENCE} steps",
-            hint="lower learning_rate or raise schedule.warmup_ratio, then start a new run",
+            hint="lower learning_rate or raise schedule.warmup_ratio in [technique], then start a "
+            "new run",
         )
 
 
 @dataclass
 class NoProgressGuard:
-    """Ends a run that learns nothing: every gradient is exactly zero, or the loss is constant."""
+    """Ends a run whose gradients are all exactly zero, or whose loss is constant, for 20 steps."""
 
     losses: list[float] = field(default_factory=list)
     zero_gradient_steps: int = 0

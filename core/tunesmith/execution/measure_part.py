@@ -86,7 +86,10 @@ def _list_prompts(records: Sequence[Record]) -> frozenset[Prompt]:
 
 
 def _cut(measurement: Measurement, shown: int, count: int) -> Measurement:
-    """Return a measurement with its first values only; their number is checked later."""
+    """Return a measurement of ``shown`` records with only the first ``count`` values.
+
+    Details and interval are dropped. Columns of another length are kept, and rejected later.
+    """
     if not isinstance(measurement, Measurement) or measurement.records is not None:
         return measurement
 

@@ -67,7 +67,7 @@ class ModelPhases:
     ) -> None:
         """Choose each baseline's best variant on validation rows, and evaluate it on test rows.
 
-        Baselines in ``offers`` that suit the rows but are not used become events.
+        An event is emitted for each baseline in ``offers`` that suits the rows but is not used.
         """
         first = next((e for e in self.evaluators if not e.offer.is_side_effect), None)
         if first is None:
@@ -199,7 +199,10 @@ class ModelPhases:
             return next(m for m in measured if m.metric == offer.metrics[0].name)
 
     def _find_scorers(self) -> dict[str, Scorer]:
-        """Return the evaluators that rate each answer without another model, by id."""
+        """Return a scorer for each evaluator that rates single answers without another model.
+
+        The keys are the ids of the evaluators.
+        """
         found = {}
         for evaluator in self.evaluators:
             offer, config, metric = evaluator.offer, evaluator.config, evaluator.offer.metrics[0]

@@ -185,7 +185,7 @@ class Report:
 
     @property
     def peak_memory(self) -> int:
-        """The highest memory of any step or stage, in bytes; 0 if unknown."""
+        """The peak memory over all steps and stages, in bytes; 0 if unknown."""
         at_steps = [step.memory_bytes for step in self.steps.values()]
         at_end = [stage.peak_memory_bytes for stage in self.training_finished.values()]
         return max([*at_steps, *at_end], default=0)

@@ -23,7 +23,7 @@ from tunesmith.execution.report import Report
 from tunesmith.storage import MANIFEST, RunFolder
 
 RESULT_TABLES = ("model", "data", "technique", "evaluators", "baselines", "gate")
-"""Tables of a plan whose options determine the result; of ``[run]``, only seed and device do."""
+"""Tables of a plan whose options determine the result; in ``[run]``, only seed and device do."""
 TRAINING_FILE_SUFFIXES = frozenset({".json", ".safetensors", ".jinja", ".model", ".txt"})
 _HEAD_BYTES, _SAMPLE_BYTES, _SAMPLE_COUNT = 1 << 20, 1 << 14, 64
 
@@ -41,7 +41,7 @@ class ResumeCheck:
     def require_unchanged(self, inputs: str, changes: list[str], hint: str) -> None:
         """Raise an error if there are changes, or emit a warning if the user accepted them.
 
-        ``inputs`` names the compared inputs; ``hint`` says how to undo the change.
+        ``inputs`` names the compared inputs. ``hint`` is what to do instead of accepting changes.
 
         Raises:
             UsageError: there are changes, and they were not accepted.
@@ -86,7 +86,7 @@ def find_lost_events(folder: RunFolder, report: Report, accepted: bool) -> list[
 
 
 def check_plugins(then: Sequence[JSON], now: Sequence[JSON]) -> list[str]:
-    """Return the plugins that were added since the run started, or whose version changed.
+    """Return a line for each plugin that was added, or has another version, since the run started.
 
     An unused plugin is not listed; the plugin that replaced it is.
     """
@@ -96,14 +96,14 @@ def check_plugins(then: Sequence[JSON], now: Sequence[JSON]) -> list[str]:
 
 
 def check_options(then: RunStarted, now: RunStarted) -> list[str]:
-    """Return the keys of the run file that determine the result and have changed."""
+    """Return a line for each changed key of the run file that determines the result."""
     return list(_differences(dict(_result_options(then.plan)), dict(_result_options(now.plan))))
 
 
 def check_libraries(then: RunStarted, now: RunStarted) -> list[str]:
-    """Return the libraries whose version has changed since the run started.
+    """Return a line for each library whose version has changed since the run started.
 
-    This is only a warning, because results can differ only in the last bits.
+    The run continues, because results can differ only in the last bits.
     """
     return list(_differences(then.versions, now.versions))
 
@@ -120,7 +120,7 @@ def check_data(then: DataLoaded, now: DataLoaded) -> list[str]:
 
 
 def check_model(then: ModelResolved, now: ModelResolved) -> list[str]:
-    """Return the files of the base model that were added, removed or changed."""
+    """Return a line for each file of the base model that was added, removed or changed."""
     return list(_differences(_shorten_digests(then.files), _shorten_digests(now.files)))
 
 

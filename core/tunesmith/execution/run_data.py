@@ -28,14 +28,14 @@ from tunesmith.records import Message, Record, exchanges
 from tunesmith.storage import Checkpoints, RunFolder, write_atomic
 
 MEASURED_ROWS = 2_000
-"""About how many rows of a split are counted by length, so that any data takes only a moment."""
+"""Maximum number of rows of a split that are counted by length, so that counting is fast."""
 
 
 @dataclass(frozen=True)
 class DataParts:
     """The records of each split, a hash of all records in loading order, and the split's findings.
 
-    The ``group`` of a validation or test record names its unit: records of a unit count as one.
+    The ``group`` of a validation or test record names its unit, which counts as one sample.
     """
 
     train: Sequence[Record]
@@ -66,7 +66,7 @@ def load_data(plan: Plan, *, splits: bool = True) -> tuple[Dataset, DataParts]:
         splits: if False, keep the data loader's own splits, for a check without the splitter.
 
     Raises:
-        DataError: the data is unusable, or the technique cannot train on a record.
+        DataError: the data cannot be used, or the technique cannot train on a record.
     """
     plugin = plan.data.offered.plugin
     with fence(plugin, "load", guards_state=True):
@@ -167,7 +167,10 @@ def build_data_event(dataset: Dataset, parts: DataParts) -> DataLoaded:
 
 
 def count_lengths(records: Sequence[Record]) -> dict[str, dict[str, int]]:
-    """Count prompts and answers by length, rounded up to a power of 2 characters."""
+    """Count prompts and answers by length, rounded up to a power of 2 characters.
+
+    In a large split, only ``MEASURED_ROWS`` or fewer rows are counted.
+    """
     counts: dict[str, Counter[str]] = {"prompt": Counter(), "answer": Counter()}
     for row in range(0, len(records), -(-len(records) // MEASURED_ROWS) or 1):
         with suppress(TypeError):  # a kind of record that a plugin defines has no exchanges

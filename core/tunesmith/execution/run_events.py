@@ -54,7 +54,10 @@ def build_run_started(plan: Plan, folder: RunFolder, *, resumed: bool) -> RunSta
 
 
 def list_used_plugins(plan: Plan) -> list[JSON]:
-    """List the plugins that the components of a plan come from, with their versions."""
+    """List the plugins of a plan's loader, splitter, technique, evaluators, reporters, and tables.
+
+    Only tables that request an addition are included.
+    """
     components: list[Component[Any]] = [plan.data, plan.split, plan.technique]
     components += [*plan.evaluators, *plan.reporters]
     added = {addition.table for addition in plan.additions}

@@ -19,9 +19,10 @@ SAMPLE_ROWS = 2_000
 def choose_baselines(
     plan: Plan, train: Sequence[Record], evaluator: Component[EvaluatorOffer[Any]] | None
 ) -> Baselines:
-    """Return the named baselines, or all that suit the rows by default, cheapest first.
+    """Return the baselines that the run file lists, or all suitable baselines, cheapest first.
 
-    A baseline whose answers ``evaluator`` cannot measure is included only if it is named.
+    A baseline is suitable if it suits the rows or is configured, ``evaluator`` can measure it, and
+    it can read the media of the rows. Listed baselines need not be suitable.
     """
     baselines = sorted(
         plan.baselines, key=lambda baseline: (baseline.offer.cost, baseline.offer.name)
@@ -48,7 +49,7 @@ def list_excluded(
     train: Sequence[Record],
     evaluator: Component[EvaluatorOffer[Any]],
 ) -> Iterator[BaselineChosen]:
-    """Yield an event for each baseline that suits the rows but is not named in the run file."""
+    """Yield an event for each baseline that suits the rows but is not in ``[baselines] use``."""
     use = plan.baseline_options.use
     if use is None:
         return
@@ -64,7 +65,7 @@ def list_excluded(
 def _create_filter(
     plan: Plan, train: Sequence[Record], evaluator: Component[EvaluatorOffer[Any]]
 ) -> Callable[[BaselineOffer[Any]], bool]:
-    """Return a predicate that tells whether the evaluator and the rows' media suit a baseline."""
+    """Return a predicate: the evaluator can measure a baseline that can read the rows' media."""
     text_only = "media" not in plan.technique.offer.trains_on or not has_media(train)
     return lambda offer: can_measure(evaluator, offer) and (text_only or offer.reads_media)
 

@@ -21,7 +21,7 @@ R = TypeVar("R", TokenScores, Generation)
 def attribute_prompt_errors(
     prompts: Sequence[Prompt], converted: Sequence[Prompt]
 ) -> Iterator[None]:
-    """Make an error about converted prompts that are too long name the original prompts."""
+    """Replace converted prompts with the original ones in an error about too long prompts."""
     try:
         yield
     except PromptTooLongError as error:
@@ -41,7 +41,7 @@ class WrappedModel:
         return prompts
 
     def _progress(self, progress: Progress | None, count: int) -> Progress | None:
-        """Return the progress callback to pass to the model for a call with ``count`` prompts."""
+        """Return the progress callback to pass to the model for ``count`` prompts, or None."""
         return progress
 
     def _call(
@@ -146,14 +146,14 @@ class CachedModel(WrappedModel):
 
 @dataclass(frozen=True)
 class CheckedModel(WrappedModel):
-    """A text model whose errors are attributed to its technique, not to the calling evaluator."""
+    """A text model whose errors are attributed to its plugin, not to the calling evaluator."""
 
     plugin: Plugin
-    """The plugin of the technique."""
+    """The plugin that the model comes from: that of the technique or of a baseline."""
     not_finite: list[float]
     """List to which log-probabilities that are not finite are added."""
     cut: set[Prompt] = field(default_factory=set)
-    """Set to which prompts are added whose answer was cut off at the token limit."""
+    """Set to which the prompts of answers that were cut off at the token limit are added."""
 
     def _call(
         self,

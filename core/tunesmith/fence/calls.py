@@ -50,7 +50,7 @@ class PluginTimeout(BaseException):
 
 
 def hook_seconds(*, has_rows: bool = False) -> float | None:
-    """Return the time limit of a hook in seconds; it is ten times as long with a run's rows.
+    """Return the time limit of a hook in seconds, ten times as long with a run's rows; None: none.
 
     Raises:
         UsageError: the environment variable is not a number of seconds.
@@ -83,7 +83,7 @@ def fence(
     Args:
         what: the function of the plugin, for messages.
         seconds: the time limit; None: no limit, but a note is printed after a minute.
-        may_take_long: print no note.
+        may_take_long: set no limit and print no note.
         guards_state: True restores the global state, in a fraction of a millisecond. None does so
             unless the plugin is built in, because built-in plugins are tested to change nothing.
 
@@ -108,11 +108,11 @@ def isolate(  # noqa: PLR0913 - a plugin, and what the block may do
     keep_new_variables: bool = True,
     is_reporter: bool = False,
 ) -> Iterator[list[str]]:
-    """Run a plugin's code like :func:`fence`, but leave exceptions to the caller.
+    """Run a plugin's code as :func:`fence` does, but leave exceptions to the caller.
 
     Args:
         keep_new_variables: keep environment variables that were not set before.
-        is_reporter: the block may print, and never ends the process.
+        is_reporter: the block may print, and the time limit never ends the process.
     """
     changes: list[str] = []
     with ExitStack() as stack:
@@ -202,7 +202,7 @@ def describe_error(error: BaseException) -> str:
 
 @contextmanager
 def note_if_slow(plugin: Plugin, what: str, seconds: float = 60.0) -> Iterator[None]:
-    """Print a note on stderr if the block takes longer than a minute, as the plugin may hang."""
+    """Print a note on stderr if the block takes longer than ``seconds``: the plugin may hang."""
     text = f"plugin {plugin.full_name!a} is still busy in {what} after {seconds:g} s"
     timer = Timer(seconds, print, [text], {"file": sys.stderr})
     timer.daemon = True
@@ -283,7 +283,10 @@ def _limit(
 
 @contextmanager
 def _refuse_exit(plugin: Plugin, what: str) -> Iterator[None]:
-    """Make ``os._exit`` in the block end the process with an error message."""
+    """Make ``os._exit`` in the block report an error that names the plugin, never success.
+
+    In the main thread, ``os._exit(0)`` raises SystemExit instead of ending the process.
+    """
     process, before = os.getpid(), os._exit
 
     def refuse(status: int) -> NoReturn:

@@ -85,7 +85,7 @@ def check_found_model(found: FoundModel) -> None:
 
 
 def check_fetched_folder(path: object) -> Path:
-    """Return the folder that a plugin fetched; raise ValueError if it is not a folder."""
+    """Return the folder that a plugin fetched; raise ValueError if the path does not exist."""
     if not isinstance(path, Path) or not path.exists():
         raise ValueError(f"{path!r:.200}, which is not a folder,")
     return path

@@ -57,7 +57,7 @@ def mean_interval(  # noqa: PLR0913  (all parameters but two are keyword-only)
     them. If all values are 0 or 1, they count as right or wrong, unless the bounds exclude that.
 
     Raises:
-        ValueError: ``values`` is empty, a value is not finite, or a weight or group is invalid.
+        ValueError: ``values`` is empty, a value is not finite, or another argument is invalid.
     """
     check_options(confidence, resamples)
     sample = build_sample(values, weights, groups)

@@ -10,8 +10,9 @@ from tunesmith.statistics.distributions import NORMAL, student_quantile
 
 Bounds = tuple[float, float]
 PRIOR_GROUPS = 0.1
-"""Number of groups that the largest possible design effect counts as in the average. Without it,
-95 % intervals of shares near 1 cover only 90 %, for 40 to 100 groups of very different sizes."""
+"""Weight, in groups, of the largest possible design effect in the average with the estimate.
+Without it, 95 % intervals of shares near 1 cover only 90 %, for 40 to 100 groups of very different
+sizes."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def check_length(name: str, given: int, expected: int) -> None:
 
 
 def is_binary(bounds: Bounds | None, *values: Sequence[float]) -> bool:
-    """Return True if all values are 0 or 1, and the bounds of the metric allow no other values."""
+    """Return True if all values are 0 or 1, and the metric's bounds are 0 and 1, or unknown."""
     return bounds in (None, (0, 1)) and all(v in (0, 1) for part in values for v in part)
 
 
@@ -127,11 +128,13 @@ def effective_size(sample: Sample) -> float:
     This is Kish's effective size divided by the design effect: the variance of the mean relative to
     the variance with independent records.
 
-    With few groups, the design effect is estimated badly, in particular if only a few of them
+    With few groups, the estimate of the design effect is poor, in particular if only a few of them
     differ from the rest. The estimate is therefore averaged with the largest possible design
-    effect, that of groups of identical records, which counts as a tenth of a group. The quantile is
-    Student's, with Satterthwaite's degrees of freedom for the sizes of the groups. If the variance
+    effect, that of groups of identical records, which counts as a tenth of a group. If the variance
     is zero, the largest possible design effect is used.
+
+    The size is also reduced so that an interval with a normal quantile is as wide as with
+    Student's, with Satterthwaite's degrees of freedom for the sizes of the groups.
     """
     if sample.is_simple:
         return float(sample.n)

@@ -93,8 +93,9 @@ def explain_os_errors(path: Path, needed: int = 0) -> Iterator[None]:
 def encode_json(value: Mapping[str, Any], *, indent: int | None = None) -> str:
     """Encode a value as JSON in ASCII, which :func:`decode_json` decodes to the same value.
 
-    NaN and infinity, which JSON lacks, are written as ``{"$number": "NaN"}``. The loss that stopped
-    a run must reach the report, and other tools must be able to read the line.
+    NaN and infinities, which JSON lacks, are written as objects such as ``{"$number": "NaN"}``. The
+    report can then show the non-finite loss that stopped a run, and other tools can still parse the
+    line.
     """
     try:
         return json.dumps(value, indent=indent, allow_nan=False)

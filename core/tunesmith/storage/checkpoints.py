@@ -135,10 +135,7 @@ class Checkpoints:
         return self._first_valid(reversed(self.steps()), recover)
 
     def best(self) -> Checkpoint | None:
-        """Return the last checkpoint saved as best, after verification.
-
-        The result is None if no such checkpoint exists.
-        """
+        """Return the newest checkpoint that was saved as best and passes verification, or None."""
         marked = [step for step in self.steps() if self._is_marked_best(step)]
         return self._first_valid(reversed(marked), recover=False)
 

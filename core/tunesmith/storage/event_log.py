@@ -146,7 +146,7 @@ def _number_events(path: Path, skipped: Collection[str]) -> Iterator[tuple[int, 
 
 
 def read_known_events(path: Path, *, skipped: Collection[str] = ()) -> Iterator[Event]:
-    """Yield the events of a log like :func:`read_events`, without events of unknown kinds.
+    """Yield the events of a log as :func:`read_events` does, without events of unknown kinds.
 
     Lines of the kinds in ``skipped`` are not decoded, which saves time: most lines are steps.
 

@@ -97,7 +97,8 @@ def _decode(raw: bytes) -> Manifest:
     """Parse a manifest.
 
     Raises:
-        ValueError: it is not exactly what :func:`_encode` wrote; even one changed byte counts.
+        ValueError: the manifest is not exactly what :func:`_encode` wrote; one changed byte is
+            enough.
     """
     document = atomic.decode_json(raw)
     found = document.pop("format", None)
@@ -314,7 +315,7 @@ def commit_with_manifest(
 
 
 def folder_size(folder: Path) -> int:
-    """Return the bytes of all files below ``folder``; 0 if they cannot be counted."""
+    """Return the bytes of all files under ``folder``; 0 if they cannot be counted."""
     try:
         return sum(_scan(folder).files.values())
     except OSError:

@@ -24,7 +24,7 @@ RUN_FILES = frozenset(
 OTHER_FOLDERS = {
     "export.json": "an export; its README.md has the command that serves it",
     "evaluation.json": "an evaluation; its results are in evaluation.json",
-    "adapter_config.json": "an adapter; `tunesmith evaluate` accepts it, others need its run",
+    "adapter_config.json": "an adapter; only `tunesmith evaluate` accepts it without its run",
     "run.toml": "a folder with a run file, not a run yet; start one with `tunesmith run`",
 }
 """Descriptions of folders that are not run folders, by the name of a file in them."""
@@ -38,7 +38,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, root: Path, name: str, *, disk: Disk = DISK) -> RunFolder:
-        """Create a durable folder below ``root``, named after the time and ``name``."""
+        """Create a durable folder in ``root``, named after the time and ``name``."""
         with atomic.explain_os_errors(root):
             atomic.make_folder(root, disk)
             plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "run"
@@ -67,17 +67,17 @@ class RunFolder:
 
     @property
     def id(self) -> str:
-        """The folder's name: date, time, name and four random digits.
+        """The folder's name: date, time, the run's name and four random hexadecimal digits.
 
         For example ``2026-11-24_1402_tickets-lora_a1b2``.
         """
         return self.path.resolve().name
 
     def resolve_report_path(self, path: str) -> Path:
-        """Return the path of a file that a reporter writes; relative paths start in this folder.
+        """Return the path of a file that a reporter writes, relative to this folder or absolute.
 
         Raises:
-            UsageError: the path is this folder, one of :data:`RUN_FILES`, or below one of them.
+            UsageError: the path is one of :data:`RUN_FILES` in this folder, or inside one of them.
         """
         target = Path(os.path.normpath(self.path.absolute() / expand_home(path)))
         for folder in (self.path.absolute(), self.path.resolve()):
@@ -102,7 +102,7 @@ class RunFolder:
 
 
 def find_runs(root: Path, depth: int = 2) -> Iterator[Path]:
-    """Yield the run folders in a folder and one level below it, without following links."""
+    """Yield the run folders in a folder, at most ``depth`` levels deep, without following links."""
     try:
         folders = [Path(e.path) for e in os.scandir(root) if e.is_dir(follow_symlinks=False)]
     except OSError:
@@ -115,7 +115,7 @@ def find_runs(root: Path, depth: int = 2) -> Iterator[Path]:
 
 
 def is_run(path: Path) -> bool:
-    """Return True if a folder is a run."""
+    """Return True if a folder is the folder of a run: it has a lock, and a log or a run file."""
     return (path / "lock").is_file() and (
         (path / "events.jsonl").is_file() or (path / "run.toml").is_file()
     )
@@ -132,4 +132,4 @@ def _describe_other(path: Path) -> str:
     runs = sorted(lock.parent for lock in path.glob("*/lock"))
     if runs:
         return f"it contains runs, such as {runs[-1]}; `tunesmith runs {path}` lists them"
-    return "`tunesmith run` prints the run folder; by default it is a folder below runs/"
+    return "`tunesmith run` prints the run folder; by default it is a folder in runs/"

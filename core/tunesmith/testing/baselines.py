@@ -53,7 +53,7 @@ MAX_NEW_TOKENS = 16
 
 
 class DigestModel:
-    """A text model whose answers and probabilities depend on every word of the prompt alone."""
+    """A text model whose results depend on every character of its input, and on nothing else."""
 
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
@@ -152,7 +152,7 @@ def answers(subject: Subject, variant: BaselineVariant, records: Sequence[Record
 
 @check("baseline")
 def variants_have_names_of_their_own(subject: Subject) -> None:
-    """All variants have different names; only a single variant may have an empty name."""
+    """All variants have different names; a name may be empty only if there is one variant."""
     names = [variant.name for variant, _ in solved(subject)]
     require(len(set(names)) == len(names), f"two variants have the same name: {names}")
     require(len(names) == 1 or "" not in names, "one of several variants has no name")
@@ -165,7 +165,7 @@ def variants_have_names_of_their_own(subject: Subject) -> None:
 
 @check("baseline")
 def answers_every_prompt(subject: Subject) -> None:
-    """A variant gives one answer per prompt, and no answer without prompts."""
+    """A variant gives one answer per prompt, and no answers without prompts."""
     records = choose_records(subject)
     for variant, given in solved(subject):
         what = f"the variant gives {len(given)} answers to {len(records)} prompts"
@@ -238,7 +238,7 @@ def leaves_training_rows_unchanged(subject: Subject) -> None:
 
 @check("baseline")
 def classifiers_refuse_to_score(subject: Subject) -> None:
-    """A classifier's ``score`` raises UsageError, because it has no probabilities of texts."""
+    """``score`` raises UsageError, unless the baseline is a prompt or ranks answers."""
     if subject.offer.solution in ("prompt", "retrieval") or subject.offer.ranks_answers:
         raise NotApplicable("the baseline is a prompt, or it ranks answers by scores")
     for variant, _ in solved(subject):
@@ -252,7 +252,7 @@ def classifiers_refuse_to_score(subject: Subject) -> None:
 
 @check("baseline")
 def copes_with_few_rows(subject: Subject) -> None:
-    """The baseline does not fail if there is no training row, or only one."""
+    """The baseline does not fail if there are no training rows, or only one."""
     records = choose_records(subject)
     few: tuple[Sequence[Record], ...] = ((), records[:1])
     for rows in few:

@@ -106,7 +106,7 @@ class Subject:
         return from_table(self.offer.config, sample)
 
     def build(self) -> Any:
-        """Build the component."""
+        """Build the component with the options that the offer is checked with."""
         return self.offer.build(self.options())
 
 

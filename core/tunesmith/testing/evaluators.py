@@ -183,7 +183,10 @@ def gains_of_perfect_model(
     records: Sequence[Record],
     options: Mapping[str, Any] | None = None,
 ) -> list[float]:
-    """Return how much better a perfect model scores than an ignorant one on each record."""
+    """Return how much better a perfect model scores than an ignorant one on each record.
+
+    For a metric over all rows, return one number: the sum of these differences.
+    """
     best = measure(subject, perfect_model(records), records, options)[metric.name].values
     poor = measure(subject, FakeTextModel(unknown=-9.0), records, options)[metric.name].values
     sign = 1 if metric.higher_is_better else -1

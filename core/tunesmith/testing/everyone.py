@@ -48,7 +48,7 @@ _UNKNOWN_REFERENCE = "conformance-kit://an unknown reference"
 def import_is_light(subject: Subject) -> None:
     """Importing the plugin loads no large library, because ``tunesmith --help`` imports it too.
 
-    A single-file plugin may import pydantic, because it is imported only when it is named.
+    A single-file plugin may import pydantic, because such a plugin is imported only on request.
     """
     name, file = subject.module.__name__, subject.module.__file__
     program = (
@@ -117,7 +117,7 @@ def summary_is_one_line(subject: Subject) -> None:
 
 @check("any offer")
 def imports_are_found(subject: Subject) -> None:
-    """The import string of an offer, or the command that it loads, exists."""
+    """The import string of an offer exists; the offer of a command loads a command."""
     offer = subject.offer
     if offer.kind == "command":
         command = offer.load()

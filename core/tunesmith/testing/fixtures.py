@@ -1,8 +1,8 @@
 """Optional fixtures for pytest: ``pytest_plugins = ["tunesmith.testing.fixtures"]``.
 
 * ``records`` is a list of eight completions.
-* ``ngram_model`` is the folder of a base model without tensors.
-* ``run_tunesmith`` runs the command line in an empty folder with a separate cache.
+* ``ngram_model`` is the folder of an n-gram base model, which has no tensors.
+* ``run_tunesmith`` runs ``tunesmith`` commands in an empty folder, with a separate cache.
 * ``no_network`` and ``own_cache`` keep tests from affecting the machine.
 
 ``tunesmith_torch.testing.fixtures`` has ``tiny_model``, the folder of a tiny Llama. Protect all

@@ -36,7 +36,7 @@ def propose(
 
 @check("generator")
 def proposes_rows_or_gives_reasons(subject: Subject) -> None:
-    """It yields immutable records with valid parents, at most as many as requested, or reasons."""
+    """It yields immutable records with valid parents, at most the requested number, or reasons."""
     found = propose(subject)
     rows = [row for row in found if isinstance(row, GeneratedRow)]
     require(bool(found), "it yields neither rows nor reasons")
@@ -66,7 +66,7 @@ def continues_after_an_interruption(subject: Subject) -> None:
 
 @check("generator")
 def works_with_few_rows(subject: Subject) -> None:
-    """The generator does not fail, or change the rows, if there is no training row, or only one."""
+    """With no training rows, or only one, the generator does not fail or change the rows."""
     few: tuple[Sequence[Record], ...] = ((), CLASSES[:1])
     for rows in few:
         before = list(rows)

@@ -86,7 +86,7 @@ class Result:
     detail: str = ""
     """The fault if the check failed, the reason if it did not run; empty if it passed."""
     where: str = ""
-    """``file:line`` in the plugin's code where a failed check points to."""
+    """``file:line`` in the plugin's code that a failed check points to; empty if unknown."""
     promise: str = ""
     """The first line of the check's docstring, which describes the promise."""
 

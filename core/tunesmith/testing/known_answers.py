@@ -29,7 +29,7 @@ class Known:
 
 
 def _mean(*precisions: float) -> float:
-    """Return the geometric mean."""
+    """Return the geometric mean of n-gram precisions."""
     return math.prod(precisions) ** (1 / len(precisions))
 
 

@@ -24,7 +24,10 @@ METHODS = {
 
 
 def locate_fault(subject: Subject, kind: CheckKind, error: Exception) -> str:
-    """Return ``file:line`` where the plugin raised, or else where the checked object is defined."""
+    """Return ``file:line`` where the plugin raised, or else where the checked object is defined.
+
+    The result is "" if neither is known.
+    """
     folder = _plugin_folder(subject)
     raised: BaseException | None = error
     while raised is not None and folder is not None:
@@ -41,7 +44,7 @@ def locate_fault(subject: Subject, kind: CheckKind, error: Exception) -> str:
 
 
 def _plugin_folder(subject: Subject) -> Path | None:
-    """Return the folder of a package, or the file of a plugin that is a module."""
+    """Return the folder of a plugin that is a package, or the file of a module; None if unknown."""
     file = getattr(subject.module, "__file__", None)
     if file is None:
         return None
@@ -71,6 +74,6 @@ def _imported(value: Any) -> Any:
 
 
 def _shorten(file: str) -> str:
-    """Return the path relative to the current folder, if it is below it."""
+    """Return the path relative to the current folder if it is inside, otherwise unchanged."""
     path = os.path.relpath(file)
     return file if path.startswith("..") else path

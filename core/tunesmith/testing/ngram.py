@@ -98,7 +98,7 @@ class NgramModel:
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
     ) -> Sequence[Generation]:
-        """Generate the most probable next character repeatedly, until the answer ends."""
+        """Generate the most probable next character repeatedly, up to ``max_new_tokens`` times."""
         generations = [self._generate(_text(prompt), max_new_tokens) for prompt in prompts]
         if progress is not None:
             progress(len(prompts))
@@ -277,7 +277,7 @@ def tunesmith_techniques() -> list[TechniqueOffer[NgramOptions]]:
 
 @hookimpl
 def tunesmith_find_model(reference: str, revision: str | None) -> FoundModel | None:
-    """Find a folder that :func:`save_ngram_model` wrote."""
+    """Find a model in a folder that :func:`save_ngram_model` wrote; None for other references."""
     folder = Path(reference)
     if not (folder / FILE).is_file():
         return None

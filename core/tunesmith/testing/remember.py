@@ -17,10 +17,10 @@ from tunesmith.testing.kit import Result
 
 
 def remember_results(plugin: Plugin, results: Sequence[Result]) -> None:
-    """Store how many checks a plugin passed in the cache folder, for ``tunesmith plugins list``.
+    """Store in the cache folder how many checks a plugin passed and failed.
 
-    The stored result is valid until the plugin's distribution changes. If the folder is not
-    writable, nothing is stored.
+    ``tunesmith plugins list`` shows the numbers until the plugin's distribution changes. If the
+    folder is not writable, nothing is stored.
     """
     installed = [pair for pair in find_installed() if pair[0].distribution == plugin.distribution]
     for path in map(kit_file, inspection_files(installed).values()):

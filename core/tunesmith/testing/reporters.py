@@ -129,7 +129,7 @@ def leaves_events_unchanged(subject: Subject) -> None:
 
 @check("reporter of every run")
 def reporters_of_every_run_are_silent(subject: Subject) -> None:
-    """A reporter that every run uses prints nothing and has no required option."""
+    """A reporter that every run uses prints nothing and has no required options."""
     missing = [
         name for name, info in subject.offer.config.model_fields.items() if info.is_required()
     ]
@@ -174,11 +174,11 @@ def exported(subject: Subject) -> Path:
 
 @check("exporter")
 def writes_only_below_its_folder(subject: Subject) -> None:
-    """An export writes files only below its folder, and does not change the model folder."""
+    """An export writes files only in its folder, and does not change the model folder."""
     out = exported(subject)
     _, _, before, after = subject.cache["exported"]
     require(before == after, "the export changes the model folder")
-    require(any(file.is_file() for file in out.rglob("*")), "the export writes no file")
+    require(any(file.is_file() for file in out.rglob("*")), "the export writes no files")
     require([*out.parent.iterdir()] == [out], "the export writes outside its folder")
 
 
@@ -207,7 +207,7 @@ def refuses_an_incomplete_export(subject: Subject) -> None:
 
 @check("exporter")
 def the_engine_answers(subject: Subject) -> None:
-    """The engine renders prompts, tokenizes, and gives the same answer twice, within the limit."""
+    """The engine renders, tokenizes, and answers a prompt twice alike, within the token limit."""
     with subject.build().open(exported(subject)) as engine:
         text = engine.render(EXPORT_PROMPT)
         require("capital of Spain" in text, f"the rendered prompt lacks the question: {text!r}")
@@ -239,7 +239,7 @@ def _digests(folder: Path) -> dict[str, str]:
 
 @check("serve extension")
 def extensions_take_every_request(subject: Subject) -> None:
-    """Without headers, the extension chooses a name or None; it accepts an unfinished answer."""
+    """Without headers, the extension chooses a model name or None; it accepts an empty answer."""
     extension, none = subject.build(), ("",)
     numbers = {"prompt_tokens": 2, "completion_tokens": 0, "seconds": 0.1, "logprobs": ((),)}
     answer = SimpleNamespace(id="1", model="m", texts=none, finish_reasons=none, **numbers)

@@ -60,9 +60,9 @@ class ReviewExample:
     test: Sequence[Record] = ()
     """Test records."""
     finds: str = ""
-    """Text that one finding's message must contain; empty: no warning and no error is allowed."""
+    """Text that one finding's message must contain; empty: no warnings or errors are allowed."""
 
 
 Example = LoaderExample | EvaluatorExample | ReviewExample
 Examples = Mapping[str, Sequence[Example]]
-"""Examples by offer; examples for a review hook have the name of the hook."""
+"""Examples by name of the offer; the key of examples for a review hook is the hook's name."""

@@ -1,4 +1,4 @@
-"""Measure coverage: the share of production traffic that lies outside the training rows.
+"""Measure how well training rows cover production traffic: the share that lies outside them.
 
 ::
 

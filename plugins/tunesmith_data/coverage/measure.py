@@ -74,7 +74,7 @@ class Coverage:
     similarity_limit: float
     """Rows count as outside if their similarity to every training row is below this value."""
     is_blind: bool
-    """True if even unrelated rows may not count as outside, since the training rows are diverse."""
+    """True if training rows are so diverse that even unrelated rows may not count as outside."""
     chosen: Sequence[FarRow]
 
 

@@ -36,8 +36,8 @@ class Vectorizer:
     """Turns texts into unit-length TF-IDF vectors.
 
     Grams in more than 20 % of the training texts are ignored, as in the near-duplicate search. So
-    are grams that occur in nearly all queries, such as an instruction that only the queries have. A
-    text without any other grams gets a zero vector.
+    are grams in more than 80 % of the queries, such as an instruction that only the queries have.
+    A text without any other grams gets a zero vector.
     """
 
     def __init__(self, train: Iterable[str], queries: Iterable[str]) -> None:
@@ -62,7 +62,7 @@ class Vectorizer:
                 )
 
     def vectors(self, texts: Iterable[str]) -> Vectors:
-        """Return the vectors of a few texts."""
+        """Return the vectors of a few texts: (texts, 2,048)."""
         return np.concatenate([np.zeros((0, COLUMNS), np.float32), *self.blocks(texts)])
 
     def _vectors(
@@ -99,7 +99,7 @@ class EncoderVectors:
             yield np.asarray(self.encoder.encode(block), np.float32)
 
     def vectors(self, texts: Iterable[str]) -> Vectors:
-        """Return the vectors of a few texts."""
+        """Return the vectors of a few texts: (texts, dimensions)."""
         return np.concatenate([*self.blocks(texts)])
 
 

@@ -148,7 +148,7 @@ def _sorted(keys: Numbers, ranks: Rows) -> tuple[Numbers, Indices]:
 def _score(
     one: Sketches, firsts: Indices, other: Sketches, seconds: Indices, threshold: Threshold
 ) -> Indices:
-    """Return the number of equal minima of each pair, or 0 for a pair that is hardly similar."""
+    """Return the number of equal minima of each pair, or 0 if it is surely below the threshold."""
     characters = _least(GRAM_MINIMA, threshold.characters)
     with_words = _least(GRAM_MINIMA, threshold.characters_with_words)
     words = _least(WORD_MINIMA, threshold.words)

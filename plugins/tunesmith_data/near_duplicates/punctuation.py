@@ -44,5 +44,5 @@ Unicode's NFKC would turn 2⁵ into 25."""
 
 
 def blank_punctuation(text: str) -> str:
-    """Replace each punctuation mark in a folded text by a space, without changing the length."""
+    """Replace each punctuation mark in a folded text with a space, without changing the length."""
     return _PUNCTUATION.sub(lambda found: " " * len(found[0]), text)

@@ -116,7 +116,7 @@ class _Join:
 
 
 def _join_all(join: _Join) -> Iterator[tuple[int, int, float, float]]:
-    """Compare all pairs of texts."""
+    """Compare all pairs of texts; yield each pair that merges two clusters, with similarities."""
     for firsts, seconds in inverted_index.find_similar_pairs(
         join.texts, join.boilerplate, join.threshold
     ):

@@ -22,6 +22,7 @@ from tunesmith.contracts import Finding
 from tunesmith.errors import DataError
 from tunesmith.records import Record
 from tunesmith.storage import write_atomic
+from tunesmith.text import format_count
 from tunesmith_data.splits.normalize import normalize_text
 from tunesmith_data.splits.rows import RowTable
 from tunesmith_data.text import content_key
@@ -103,13 +104,13 @@ class Assignments:
             for given in (self.settings, settings)
         )
         message = (
-            f"{path.name} was made with {old}; {new} only applies to added rows: delete the file "
+            f"{path.name} was made with {old}; {new} applies only to added rows: delete the file "
             "to split all rows again"
         )
         return [Finding(level="warning", where="split.file", message=message)]
 
     def extend(self, path: Path, keys: RowKeys, names: Sequence[str]) -> list[Finding]:
-        """Add unassigned rows to the file, and report their number."""
+        """Add unassigned rows to the file; return a finding with their number, or none."""
         new = [pair for pair in zip(keys.rows, names, strict=True) if pair[0] not in self.rows]
         if not new:
             return []
@@ -124,7 +125,8 @@ class Assignments:
             write_atomic(path, json.dumps(content, indent=0) + "\n")
         counts = Counter(name for _, name in new)
         text = ", ".join(f"{counts[part]:,} {part}" for part in PARTS if counts[part])
-        message = f"{len(new):,} rows were assigned and written to {path.name}: {text}"
+        rows = f"{format_count(len(new), 'row')} {'was' if len(new) == 1 else 'were'}"
+        message = f"{rows} assigned and written to {path.name}: {text}"
         return [Finding(level="info", where="split.file", message=message)]
 
 

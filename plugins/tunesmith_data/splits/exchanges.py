@@ -29,7 +29,7 @@ class Exchanges:
     """The exchanges of all rows in order, as arrays with one value per exchange."""
 
     rows: npt.NDArray[np.int64]
-    """Row number of the exchange."""
+    """Number of the row that contains the exchange."""
     contexts: Hashes
     """Key of all turns before the answer, without system messages; in plain text, of all lines."""
     ends: Hashes

@@ -9,7 +9,7 @@ __all__ = ["MAX_FOLD_ROWS"]
 
 FOLDS = 5
 MAX_FOLD_ROWS = 1_000
-"""Without validation rows, choices are made out of fold up to this many training rows."""
+"""Maximum number of training rows to cross-validate on if there are no validation rows."""
 
 
 def make_folds(rows: Sequence[int], clusters: Sequence[int], seed: int) -> list[list[int]]:

@@ -24,14 +24,14 @@ def count_test_rows(test_size: float | int | None, total: int) -> int:
     if test_size is None:
         test_size = min(MAX_DEFAULT_TEST_ROWS, max(1, round(0.2 * total)))
     if total < 2:
-        raise ValueError(f"splitting needs at least 2 records, but there are only {total}")
+        raise ValueError(f"splitting needs at least 2 rows, got {total}")
     if isinstance(test_size, bool) or not isfinite(test_size) or test_size <= 0:
         raise ValueError(
-            f"must be a share between 0 and 1, or a number of rows from 1, got {test_size}"
+            f"must be a share between 0 and 1, or a number of rows (1 or more), got {test_size}"
         )
     if isinstance(test_size, int):
         if test_size >= total:
-            raise ValueError(f"leaves no rows to train on, got {test_size:,} of {total:,} records")
+            raise ValueError(f"leaves no rows to train on, got {test_size:,} of {total:,} rows")
         return test_size
     if test_size >= 1:
         raise ValueError(
@@ -54,7 +54,7 @@ def count_validation_rows(validation: float | int | None, total: int, *, needed:
     if validation is not None:
         rows = round(validation * total) if isinstance(validation, float) else validation
         if rows >= total:
-            raise ValueError(f"leaves no rows to train on, got {rows:,} of {total:,} records")
+            raise ValueError(f"leaves no rows to train on, got {rows:,} of {total:,} rows")
         return rows
     if total >= MIN_ROWS_FOR_VALIDATION:
         return min(max(round(0.1 * total), MIN_VALIDATION_ROWS), MAX_VALIDATION_ROWS)

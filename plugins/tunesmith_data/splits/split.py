@@ -107,7 +107,7 @@ def _add_parts(
     """Assign a split to every cluster without a split; report sizes that could not be met.
 
     Raises:
-        DataError: a split would be empty.
+        DataError: a requested size is not possible, or all rows have to stay together.
     """
     key, total = "data.test_size", len(table)
     findings: list[Finding] = []

@@ -29,7 +29,7 @@ class CutAnswers:
 
 
 def count_cut_answers(folder: Path, measured: Measured) -> CutAnswers:
-    """Count the answers in a measurement that were cut off. ``folder`` is its run folder.
+    """Count the answers in a measurement of the run in ``folder`` that were cut off.
 
     Raises:
         IntegrityError: the per-row results file is missing or damaged.
@@ -51,14 +51,15 @@ def describe_cut_answers(folder: Path, measured: Measured) -> str:
     found = count_cut_answers(folder, measured)
     if found.short <= MIN_REPORTED_SHARE * found.rows:
         return ""
+    cut = "was cut off before it" if found.short == 1 else "were cut off before they"
     return (
-        f"{measured.model}: {found.short:,} of {format_count(found.rows, 'answer')} were cut off "
-        "before they reached the length of the expected answer: raise max_new_tokens of "
+        f"{measured.model}: {found.short:,} of {format_count(found.rows, 'answer')} {cut} "
+        "reached the length of the expected answer: raise max_new_tokens of "
         f"{measured.evaluator}"
     )
 
 
 def list_cut_answers(events: Sequence[Measured]) -> str:
-    """Return how many answers of each model were cut off, as text, or "" if no answer was."""
+    """Return how many answers of each model were cut off, as text, or "" if none were."""
     counts = [f"{event.model} {event.cut:,} of {event.n:,}" for event in events if event.cut]
     return f"cut off by max_new_tokens: {', '.join(counts)}" if counts else ""

@@ -148,7 +148,7 @@ def format_reasoning_and_answer(answer: Message) -> str:
 
 
 def choose_max_new_tokens(references: Sequence[str]) -> int:
-    """Return a token limit that is large enough for the longest reference.
+    """Return a token limit that is large enough for the longest reference, but at most 512.
 
     The limit is the reference's length in UTF-8 bytes plus a few tokens for the end of the turn. No
     common tokenizer produces more tokens than bytes, so this limit only cuts off answers that are

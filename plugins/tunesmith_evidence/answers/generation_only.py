@@ -1,4 +1,4 @@
-"""Base class for text models that generate answers but cannot score given answers."""
+"""Base class for text models that generate answers but cannot score existing answers."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ __all__ = ["list_part_metrics", "measure_parts"]
 
 
 def list_part_metrics(*names: str) -> tuple[Metric, ...]:
-    """Return the metrics of :func:`measure_parts`, from 0 to 1."""
+    """Return metrics with these names for :func:`measure_parts`, with values from 0 to 1."""
     return tuple(Metric(name=name, higher_is_better=True, bounds=(0, 1)) for name in names)
 
 

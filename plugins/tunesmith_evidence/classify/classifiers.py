@@ -70,7 +70,7 @@ class NearestRowsClassifier:
 
 
 class NearestCentroid:
-    """Predicts the label whose training rows have the highest mean similarity."""
+    """Predicts the label whose centroid, the mean of its training rows, is the most similar."""
 
     def __init__(self, rows: Rows, labels: Sequence[str]) -> None:
         self.labels = list_labels(labels)

@@ -37,7 +37,7 @@ class FunctionModel(GenerationOnlyModel):
 
     @property
     def refusal(self) -> UsageError:
-        """The error for scoring given answers: a classifier has no token probabilities."""
+        """The error for scoring existing answers: a classifier has no token probabilities."""
         return UsageError(
             "a classifier does not compute log-probabilities of answers",
             hint="use an evaluator that compares generated answers, such as exact-match",

@@ -42,7 +42,7 @@ class TextRows:
     def learn_best(
         self, ways: Mapping[str, FitClassifier], margin: float = 0.0
     ) -> tuple[str, FunctionModel]:
-        """Train with the method of the best out-of-fold accuracy; return its name and the model.
+        """Choose a method by out-of-fold accuracy, train with it; return its name and the model.
 
         For ``margin``, see :func:`~tunesmith_evidence.classify.folds.choose_out_of_fold`.
         """

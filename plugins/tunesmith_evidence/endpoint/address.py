@@ -11,8 +11,8 @@ from tunesmith.errors import EnvironmentProblem
 __all__ = ["TOKEN_VARIABLE", "URL_PATTERN", "check_endpoint", "is_endpoint", "read_token"]
 
 URL_PATTERN = r"^https?://[^\s@?#]+$"
-"""Matches addresses that end with ``/v1``. User, password and query are not allowed, because they
-would be logged."""
+"""Matches http and https addresses without a user, password, query or fragment, because these would
+be logged."""
 TOKEN_VARIABLE = r"^[A-Z_][A-Z0-9_]*$"  # noqa: S105 - a variable's name, not a token
 
 

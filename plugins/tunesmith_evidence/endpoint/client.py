@@ -112,7 +112,7 @@ class Endpoint:
         """Return the endpoint with the only model that it lists.
 
         Raises:
-            UsageError: it lists another number of models.
+            UsageError: the endpoint does not list exactly one model.
         """
         names = self.list_models()
         if len(names) != 1:

@@ -21,7 +21,7 @@ ANSWER_SECONDS = 300.0
 
 @dataclass(frozen=True)
 class EndpointModel(GenerationOnlyModel):
-    """A text model that sends conversations to an endpoint. It cannot score given answers."""
+    """A text model that sends conversations to an endpoint. It cannot score existing answers."""
 
     endpoint: Endpoint
 
@@ -41,7 +41,7 @@ class EndpointModel(GenerationOnlyModel):
 
     @property
     def refusal(self) -> UsageError:
-        """The error for scoring given answers: endpoints do not return their probabilities."""
+        """The error for scoring existing answers: endpoints do not return their probabilities."""
         return UsageError(
             f"{self.endpoint.url}: an endpoint returns no log-probabilities of given answers",
             hint="choose evaluators that measure generated answers, such as exact-match",

@@ -20,7 +20,7 @@ from tunesmith.statistics.distributions import student_quantile
 TAIL_SHARE = 1 / 3
 """Length of the last part of training, as a share of the summed learning rates."""
 LAST_PART = 1 - TAIL_SHARE - 1e-9
-"""Start of the last part, with a tolerance for rounding."""
+"""Start of the last part in the same unit, with a tolerance for rounding."""
 MIN_TAIL_STEPS = 6
 """Minimum number of steps in the last part; the losses of fewer steps are too noisy."""
 VALIDATION_WINDOW = (0.4, 0.9)
@@ -149,7 +149,10 @@ def _finite(points: Points) -> Points:
 
 
 def _validation_fall(validation: Points, losses: Points) -> LossFall | None:
-    """Compare the last validation loss with the one nearest to the start of the last part."""
+    """Compare the last validation loss with the one nearest to the start of the last part.
+
+    The result is None if there is no earlier loss to compare with.
+    """
     low, high = VALIDATION_WINDOW
     earlier = [point for point in validation[:-1] if low <= point[0] <= high]
     if not earlier:
@@ -169,7 +172,7 @@ def _steps_fall(losses: Points) -> LossFall | None:
     """Fit an exponential decay to the losses in the last part.
 
     This is a least-squares fit of the log losses, with a 95 % confidence interval of the slope; the
-    fitted loss stays above 0.
+    fitted loss stays above 0. The result is None if there are too few losses.
     """
     tail = [(share, math.log(loss)) for share, loss in losses if share >= LAST_PART and loss > 0]
     n = len(tail)

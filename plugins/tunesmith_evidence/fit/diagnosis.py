@@ -137,7 +137,8 @@ def diagnose_fit(folder: Path, report: Report) -> FitDiagnosis | None:
 def rate_fit(fit: FitDiagnosis, report: Report) -> Literal["good", "warning", ""]:
     """Return the rating of a diagnosis: good, a warning, or neither if the diagnosis is unclear.
 
-    A fitted model is not rated good if one of its metrics is 0, because no row is right.
+    A fitted model is not rated good if one of its metrics is 0 although higher is better: it gets
+    no rows right.
     """
     if fit.state not in ("fitted", "unclear"):
         return "warning"
@@ -158,7 +159,7 @@ def _find_risen(course: LossHistory) -> Finding | None:
     return "underfitted", (
         f"the training loss has risen, from {format_number(course.losses[0][1])} at the first "
         f"step to {format_number(risen)} in the last third; train with a lower learning rate, or "
-        "with a longer warmup (schedule.warmup_ratio)"
+        "with a longer warmup (schedule.warmup_ratio in [technique])"
     )
 
 
@@ -197,7 +198,10 @@ class _Rise:
 
 
 def _measure_rise(path: Path, values: dict[str, float]) -> _Rise | None:
-    """Compare the validation loss after the last step with the lowest one, row by row."""
+    """Compare the validation loss after the last step with the lowest one, row by row.
+
+    The result is None if the run did not store the losses of single rows.
+    """
     if not path.is_file():
         return None
     try:
@@ -251,7 +255,7 @@ def _find_underfitted(
     values: dict[str, float],
     gain: Interval | None,
 ) -> Finding | None:
-    """Return ``underfitted`` with all the reasons for more training."""
+    """Return ``underfitted`` with all the reasons for more training, or None without a reason."""
     reasons = [
         *_find_no_gain(gain, values),
         *_find_falling(report, course, values),
@@ -262,7 +266,8 @@ def _find_underfitted(
         return None
     others, count = count_other_answers(report)
     if others:
-        reasons.append(f"{others:,} of {count:,} answers are not one of the labels")
+        are = "is" if others == 1 else "are"
+        reasons.append(f"{others:,} of {count:,} answers {are} not one of the labels")
     is_worse = gain is not None and gain.high < 0
     is_settled = _read_pilots(report).get("is_largest") is False
     return "underfitted", "; ".join([*reasons, _describe_remedy(course, is_worse, is_settled)])
@@ -301,7 +306,10 @@ def _find_no_gain(gain: Interval | None, values: dict[str, float]) -> Iterator[s
 
 
 def _measure_gain(folder: Path, report: Report, values: dict[str, float]) -> Interval | None:
-    """Return the base model's test loss minus the tuned model's, on the rows that both answered."""
+    """Return the base model's test loss minus the tuned model's, on the rows that both answered.
+
+    The result is None if one of the two losses was not measured.
+    """
     for trained in report.training_rows.values():
         key = trained.evaluator, trained.metric
         base, tuned = (report.measured.get((model, *key)) for model in (ZERO_SHOT, TUNED))

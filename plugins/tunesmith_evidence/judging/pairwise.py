@@ -98,7 +98,7 @@ class Judgments:
 def judge_pairs(
     pairs: Sequence[AnswerPair], ask: AskJudge, criterion: str = DEFAULT_CRITERION
 ) -> Judgments:
-    """Ask the judge about each pair in both orders. Equal answers are a tie without a question."""
+    """Ask the judge about each pair in both orders; equal answers are a tie and are not judged."""
     different = [pair for pair in pairs if pair.ours.strip() != pair.theirs.strip()]
     prompts = [
         write_judge_prompt(pair.request, first, second, criterion)

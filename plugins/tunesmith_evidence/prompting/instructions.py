@@ -41,7 +41,10 @@ def describe_labels(labels: Sequence[str]) -> str:
 
 
 def describe_objects(answers: Sequence[str]) -> str:
-    """Return an instruction with the keys of JSON objects, their values and one example."""
+    """Return an instruction with the keys of JSON objects, their values and one example.
+
+    The result is "" if no answer is a JSON object.
+    """
     parsed = {answer: fields for answer in answers if (fields := parse_json_object(answer))}
     if not parsed:
         return ""

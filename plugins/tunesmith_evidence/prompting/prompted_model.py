@@ -78,7 +78,7 @@ def write_example_turns(examples: Sequence[Example]) -> tuple[Message, ...]:
 
 
 def add_passages(passages: Sequence[str], question: str) -> str:
-    """Return a question preceded by the passages that answer it."""
+    """Return a question preceded by passages and an instruction to answer from them."""
     return "\n\n".join([PASSAGES_INSTRUCTION, *passages, f"Question: {question}"])
 
 

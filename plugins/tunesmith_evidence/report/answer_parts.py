@@ -48,12 +48,12 @@ class FieldScore:
     """For each model: number of rows whose field is right, and number of rows it answered."""
 
     def share(self, model: str) -> float:
-        """Return the share of a model's answered rows that are right, or 0 for no rows."""
+        """Return the share of a model's answered rows whose field is right, or 0 without rows."""
         right, answered = self.right[model]
         return right / answered if answered else 0.0
 
     def format(self, model: str) -> str:
-        """Return a model's right rows as text, such as "82 of 100"."""
+        """Return a model's right rows as text, such as "82 of 100", or "" without answered rows."""
         right, answered = self.right[model]
         return f"{right:,} of {answered:,}" if answered else ""
 
@@ -113,15 +113,15 @@ def score_fields(answers: Answers) -> list[FieldScore]:
 
 
 def find_weakest_field(scores: Sequence[FieldScore], model: str) -> FieldScore | None:
-    """Return the field that a model gets wrong most often, or None if it gets none wrong."""
+    """Return the field with a model's lowest share of right values; None if all are right."""
     weakest = min(scores, key=lambda score: score.share(model), default=None)
     return weakest if weakest and weakest.share(model) < 1 else None
 
 
 def describe_fields(scores: Sequence[FieldScore], tuned: str, baseline: str, limit: int) -> str:
-    """Return the fields as text, with the fewest right answers first.
+    """Return the tuned model's scores by field as text, the lowest share of right values first.
 
-    The result is "" if there are no fields.
+    At most ``limit`` fields are listed. The result is "" if there are no fields.
     """
     ordered = sorted(scores, key=lambda score: score.share(tuned))
     parts = []
@@ -151,7 +151,7 @@ def _count_right(
 
 
 def count_confusions(answers: Answers, model: str) -> Confusions | None:
-    """Count a model's answers by expected label. Return None unless expected answers are labels."""
+    """Count a model's answers by expected and given label; None unless the task has labels."""
     rows = [(row.expected, row.find_answer(model)) for row in answers.rows]
     expected = [text for text, _ in rows]
     labels = list_labels(expected)

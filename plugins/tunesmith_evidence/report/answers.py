@@ -85,7 +85,7 @@ class AnswerRow:
 
 @dataclass(frozen=True)
 class Answers:
-    """A run's rows with one metric, ordered as regressed, otherwise incorrect, and other rows."""
+    """A run's rows with one metric: regressed rows, then other incorrect rows, then the rest."""
 
     label: str
     models: Sequence[str]
@@ -159,7 +159,7 @@ def read_answers(folder: Path, report: Report) -> Answers | None:
 
 
 def _find_decisive(report: Report) -> Measured | None:
-    """Return the tuned model's measurement with the verdict's metric, or its first measurement."""
+    """Return the tuned model's measurement with the verdict's metric, or its first, or None."""
     verdict = report.verdict
     key = (verdict.get("evaluator"), verdict.get("metric"))
     events = report.tuned

@@ -27,7 +27,7 @@ class Curve:
     unit: str
     points: Points
     validation: Points = ()
-    """The quantity on validation rows, which only the loss has."""
+    """The quantity on validation rows, which is measured only for the loss."""
 
     @property
     def smoothed(self) -> Points:
@@ -56,7 +56,7 @@ def build_loss_curve(report: Report, stage: str) -> Curve:
 def build_stage_curves(report: Report) -> dict[str, Curve]:
     """Return the loss of each stage scaled to its own range, or no curves for a single stage.
 
-    The losses of stages are different quantities, so only their courses can be compared.
+    Each stage has a different kind of loss, so only the shapes of the curves can be compared.
     """
     scaled = {}
     for stage in report.training_started if len(report.training_started) > 1 else ():

@@ -44,7 +44,7 @@ class Prediction:
     high: float
     """Upper end of the range, in ``unit``."""
     actual: float | None
-    """The measured value, or None until training has finished."""
+    """The measured value, or None if it is not known yet."""
     unit: str
     """``bytes`` or ``seconds``."""
 
@@ -151,7 +151,10 @@ def name_base_model(report: Report) -> str:
 
 
 def describe_cost(report: Report) -> str:
-    """Return lines with the training's time, tokens and peak memory, and the time of all parts."""
+    """Return the time, tokens and peak memory of training, and the time of the run, as text.
+
+    The result is "" if no steps were taken. The time of a resumed run is omitted.
+    """
     if not report.steps:
         return ""
     tokens = sum(step.tokens for step in report.steps.values())
@@ -189,7 +192,7 @@ def format_reproduction(folder: Path) -> str:
 
 
 def describe_gate(gate: GateChecked) -> tuple[str, Rating]:
-    """Return the result of a threshold in ``[gate]`` as text, with the rating that colors it."""
+    """Return the result of a technique's exit criterion as text, with the rating that colors it."""
     if gate.passed:
         return "passed", "good"
     return ("not passed, accepted", "warning") if gate.accepted else ("not passed", "bad")

@@ -68,7 +68,7 @@ class FirstBatch(Event, kind="first-batch"):
     micro_batches: int
     """Number of micro-batches per batch on this rank."""
     rows: list[TokenRow]
-    """Each shared prefix, followed by its rows."""
+    """The rows of the micro-batch; a shared prefix precedes its rows."""
     hidden_rows: int = 0
     """Number of rows that are missing from ``rows``, to keep the event small."""
 

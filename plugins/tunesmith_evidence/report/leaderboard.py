@@ -31,8 +31,8 @@ class Place:
     measured: Measured
     """The score of the run's tuned model."""
     difference: MetricDifference | None
-    """The difference from the best run, on the rows that both tested, or None if there are no such
-    rows."""
+    """The difference from the best run, on the rows that both tested; None for the best run, or if
+    there are no such rows."""
     is_first: bool
     """True for the best run and all runs that are not clearly worse."""
 
@@ -46,7 +46,8 @@ def rank_runs(
 
     Runs that are not clearly worse than the best one share its rank. Clearly worse means that the
     interval of the paired difference excludes 0, and that its p-value is below 0.05 after Holm's
-    correction for all compared runs. A run without a row in common with the best one is not ranked.
+    correction for all compared runs. A run that has no rows in common with the best one has no
+    difference, and does not share its rank.
     """
     measured = [(run, run.measured[key]) for run in runs if key in run.measured]
     sign = -1 if measured[0][1].higher_is_better else 1
@@ -75,7 +76,7 @@ def describe_cost_of_run(run: RunResults) -> str:
 
 
 def describe_size(run: RunResults) -> str:
-    """Return the format of the trained model and its size on disk, as text."""
+    """Return the format and the size on disk of the trained model as text, or "" without one."""
     finished = run.report.training_finished.get("")
     if finished is None:
         return ""

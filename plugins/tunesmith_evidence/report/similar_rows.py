@@ -32,14 +32,14 @@ class SimilarRows:
 
     @property
     def words(self) -> frozenset[str]:
-        """The words of the prompt without its numbers, so that such prompts count as similar."""
+        """The words of the question without numbers, which may differ between similar rows."""
         return frozenset(_WORD.findall(self.row.question.casefold()))
 
 
 def join_similar_rows(rows: Sequence[AnswerRow]) -> list[SimilarRows]:
     """Join rows with equal answers whose prompts are nearly equal or belong to the same group.
 
-    Right rows are not joined with wrong ones. The result is in the order of each group's first row.
+    Right rows are not joined with wrong ones. Groups are listed by the position of their first row.
     """
     found: list[SimilarRows] = []
     by_answers: dict[tuple[object, ...], list[tuple[frozenset[str], SimilarRows]]] = {}

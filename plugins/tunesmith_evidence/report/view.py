@@ -98,7 +98,10 @@ class VariantRow:
 
 
 def count_right_answers(answers: Answers, baseline: str, verdict: Mapping[str, object]) -> str:
-    """Return the right answers of the tuned model and of a baseline, on rows that both answered."""
+    """Return how many shared rows the tuned model and a baseline got right, as text.
+
+    The result is "" if there are no such rows, or if the metric is not the share of right rows.
+    """
     pairs = [(row.find_answer(TUNED), row.find_answer(baseline)) for row in answers.rows]
     both = [(mine.value, other.value) for mine, other in pairs if mine and other]
     if not both or not answers.has_best or any(v not in (0, 1) for pair in both for v in pair):
@@ -132,7 +135,7 @@ class MetricView:
 
     @property
     def description(self) -> str:
-        """The unit and the direction, after "validation rows" if the scores are of those."""
+        """The unit and the direction, preceded by "validation rows" if these were measured."""
         return f"{'validation rows, ' if self.events[0].part == 'validation' else ''}{self.unit}"
 
     @property
@@ -146,12 +149,12 @@ class MetricView:
 
     @property
     def scores(self) -> list[ScoreRow]:
-        """The scores, in the order of their measurement."""
+        """The score of each model, the first measured model first."""
         return [ScoreRow.of(event) for event in self.events]
 
     @property
     def cut(self) -> str:
-        """Text with the number of answers cut off by ``max_new_tokens``, or "" if no answer was."""
+        """Text with the number of answers cut off by ``max_new_tokens``, or "" if none were."""
         return list_cut_answers(self.events)
 
 
@@ -203,7 +206,7 @@ class ReportView:
 
     @property
     def variants(self) -> list[VariantRow]:
-        """The variants of all baselines that were compared, omitted or failed."""
+        """All variants of all baselines: compared, omitted and failed variants."""
         chosen = self.report.baselines.values()
         return [row for event in chosen for row in VariantRow.list_all(event)]
 
@@ -251,7 +254,7 @@ class ReportView:
 
     @cached_property
     def answers(self) -> Answers | None:
-        """The test rows with each model's answers, or None if the tuned model was not measured.
+        """The test rows with each model's answers or values; None if no values per row are known.
 
         Raises:
             IntegrityError: a per-row results file is missing or damaged.

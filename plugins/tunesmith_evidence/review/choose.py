@@ -90,7 +90,10 @@ def calibrate(rows: Sequence[tuple[float, bool]]) -> tuple[float, float]:
 def _choose_threshold(
     rows: Sequence[tuple[float, bool, Hashable | None]], precision: float
 ) -> float | None:
-    """Return the lowest threshold that passes its test, for rows with descending scores."""
+    """Return the lowest threshold that passes its test, for rows with descending scores, or None.
+
+    Thresholds are tested in sequence, from high to low, up to the first failure.
+    """
     chosen, has_started, tolerant = None, False, count_rows_needed(precision, 1)
     descending = [-score for score, *_ in rows]
     places = range(math.ceil(FIRST_SHARE * len(rows)), len(rows), max(1, len(rows) // STEPS))

@@ -14,7 +14,7 @@ from tunesmith_evidence.review.scores import NEVER, score_answers
 __all__ = ["AUTOMATED", "DETAIL", "ReviewPolicy", "ReviewedAnswer", "find_policies"]
 
 AUTOMATED = "automated"
-"""Metric: the share of rows whose answer needs no person."""
+"""Name of the metric for the share of rows whose answers no person has to check."""
 DETAIL = "review"
 """Key of the policy in the details of this metric."""
 
@@ -36,7 +36,7 @@ class ReviewPolicy:
     precision: float
     """Share of automated answers that must be right."""
     threshold: float | None
-    """Answers with a higher score are automated; None: no answer is."""
+    """Answers with a higher score are automated; None: no answers are automated."""
     slope: float
     """Calibration: confidence = 1 / (1 + exp(-(slope * score + intercept)))."""
     intercept: float

@@ -26,7 +26,7 @@ UNKNOWN = re.compile(
     r"ne (?:connais|sais)|inconnu\w*|fictif|no existe|no conozco|no sé|desconocid\w+)\b",
     re.IGNORECASE,
 )
-"""Phrases that say that a thing does not exist or is not known."""
+"""Matches a phrase for a thing that does not exist or is not known, in several languages."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class GeneralPrompt:
     """A prompt unrelated to the task, with the conditions that a right answer meets."""
 
     kind: str
-    """The ability that it needs, such as ``arithmetic``."""
+    """The ability that the prompt tests, such as ``arithmetic``."""
     prompt: str
     conditions: Mapping[str, Any]
     """The conditions, described at the top of ``general_prompts.toml``."""

@@ -53,7 +53,7 @@ def minimum_detectable_difference(
 
 @cache  # Comparing many runs on the same rows repeats this computation.
 def _clean_floor(n: int, confidence: float, power: float) -> float:
-    """Compute the smallest share of improved records that McNemar's test detects on its own."""
+    """Compute the smallest share of improved records that is detected if no record gets worse."""
     needed = math.floor(1 - math.log2(1 - confidence)) + 1  # first k with 2 * 0.5^k < alpha
     if n < needed:
         return math.inf
@@ -81,7 +81,7 @@ def _connor(n: int, discordant: float, confidence: float, power: float) -> float
 def rows_needed(
     n: int, error: float, distance: float, *, confidence: float = 0.95, power: float = 0.8
 ) -> int:
-    """Compute how many rows show that a difference is not a limit, if its spread stays as measured.
+    """Compute how many rows an interval needs to exclude a limit, if the spread stays as measured.
 
     Args:
         n: number of rows that the difference was measured on.

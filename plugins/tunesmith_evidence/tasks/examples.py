@@ -86,7 +86,7 @@ def last_question(prompt: Prompt) -> str:
 
 
 def has_examples(records: Iterable[Record]) -> bool:
-    """Return True if a record can be shown as a worked example."""
+    """Return True if any of the records can be shown as a worked example."""
     return any(True for _ in _all_examples(records))
 
 

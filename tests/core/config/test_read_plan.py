@@ -89,7 +89,7 @@ def test_a_missing_use_lists_the_installed_offers(bench: Bench) -> None:
     del tables["technique"]["use"]
     read = run_file.RunFile(tables=tables, folder=bench.root, stem="x")
     with pytest.raises(
-        ConfigError, match=r"technique.use: must name a technique \(installed: echo\)"
+        ConfigError, match=r"technique.use: must name an installed technique \(installed: echo\)"
     ):
         make_plan(read, bench.catalog)
 
@@ -116,9 +116,8 @@ def test_the_data_loader_follows_from_the_files(bench: Bench, train: Any) -> Non
     assert (plan.data.use, plan.origins["data.use"]) == ("files", "data.train")
     assert plan.to_json()["data"]["use"] == "files" and plan.test_size == 0.5
     tables["data"] = {"train": "rows.unknown"}
-    with pytest.raises(
-        ConfigError, match=r"data.use: must name a data loader \(installed: files, rows\)"
-    ):
+    what = r"data.use: must name an installed data loader \(installed: files, rows\)"
+    with pytest.raises(ConfigError, match=what):
         make_plan(run_file.RunFile(tables=tables, folder=bench.root, stem="x"), catalog)
 
 

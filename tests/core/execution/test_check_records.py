@@ -31,7 +31,7 @@ def test_records_that_the_technique_accepts(bench: Bench) -> None:
     ("records", "message"),
     [
         ([], "none of the training rows can be used"),
-        ([RECORD, Text(source="f:2", text="t")], "f:2: .* cannot train on a Text"),
+        ([RECORD, Text(source="f:2", text="t")], "f:2: .* cannot train on Text records"),
     ],
 )
 def test_records_that_the_user_can_correct(

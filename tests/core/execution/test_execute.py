@@ -643,7 +643,7 @@ def test_records_that_the_technique_does_not_accept(bench: Bench) -> None:
 
     bench.catalog = catalog_of(bench=bench_plugin(loader=replace(ROWS, build=Texts)))
     with pytest.raises(
-        DataError, match=r"rows\.jsonl:1: technique echo cannot train on a Text record"
+        DataError, match=r"rows\.jsonl:1: technique echo cannot train on Text records"
     ):
         bench.run()
 

@@ -16,7 +16,7 @@ from tunesmith.testing.techniques.setup import TrainingRun, TrainingSetup, train
 PULL_FACTOR = 100.0
 """Weight of the squared distance from the initial weights. The loss has the weight 1."""
 MAX_DISTANCE_RATIO = 0.95
-"""With the pull, the weights must move less than this share of their distance without it."""
+"""With the pull, the weights must move less than this fraction of their distance without it."""
 SCORE_TOLERANCE = 1e-5
 """Maximum difference of equal scores, in nats."""
 

@@ -1,7 +1,7 @@
-"""Checks of techniques: a small model is trained on eight examples, three times in all.
+"""Checks of techniques: a small model is trained on eight examples.
 
-Most checks share the first training. The second training has the same seed. The third is stopped in
-the middle and continued.
+Most checks share one training. Others train again: with the same seed, with wrong records, or with
+a stop in the middle.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ KNOWN_FOLDERS = frozenset(
 
 @check("technique")
 def ends_with_training_finished(subject: Subject) -> None:
-    """The last event is the only ``TrainingFinished``, and its artifact exists below ``out``."""
+    """The last event is the only final ``TrainingFinished``, and its artifact is under ``out``."""
     _, training, path = train_once(subject)
     last = training.events[-1] if training.events else None
     require(
@@ -77,7 +77,7 @@ def ends_with_training_finished(subject: Subject) -> None:
 def steps_count_up(subject: Subject) -> None:
     """Every step is reported, from 1 to the announced number, in every stage."""
     _, training, _ = train_once(subject)
-    require(bool(training.steps()), "the technique reports no step")
+    require(bool(training.steps()), "the technique reports no steps")
     for stage in training.stages():
         numbers = [event.step for event in training.steps(stage)]
         announced = training.steps(stage)[-1].steps

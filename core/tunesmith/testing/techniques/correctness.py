@@ -28,7 +28,7 @@ from tunesmith.testing.checks import NotApplicable, Subject, check, require
 from tunesmith.testing.techniques.setup import SEED, TrainingRun, TrainingSetup, train_once
 
 TOLERANCE = 1e-3
-"""Tolerance for sums in a different order: in nats for token scores, as a share for losses."""
+"""Tolerance for sums in a different order: in nats for token scores, relative for losses."""
 UPDATE_TOLERANCE = 10 * TOLERANCE
 """Tolerance after an update, which is larger because Adam divides small gradients by their size."""
 ROUNDING = {"bf16": 2**-8, "bfloat16": 2**-8, "fp16": 2**-11, "float16": 2**-11}
@@ -208,7 +208,7 @@ def _scores(model: TextModel, pairs: Sequence[Pair]) -> list[tuple[float, ...]]:
 
 
 def _mean(scores: Sequence[Sequence[float]]) -> float:
-    """Return the mean loss over all tokens, in nats."""
+    """Return the mean log-probability over all tokens, in nats."""
     values = [value for tokens in scores for value in tokens]
     return math.fsum(values) / max(1, len(values))
 

@@ -21,7 +21,7 @@ def estimates_are_intervals(subject: Subject) -> None:
     """In each phase of an estimate, low <= expected <= high, and the components sum to expected."""
     for request in _requests(subject):
         estimate = _first_estimate(subject, subject.options(), request)
-        require(bool(estimate.memory), "the estimate has no phase")
+        require(bool(estimate.memory), "the estimate has no phases")
         for phase, memory in estimate.memory.items():
             require(
                 0 <= memory.low <= memory.expected <= memory.high,
@@ -42,7 +42,7 @@ def estimates_are_intervals(subject: Subject) -> None:
 
 @check("technique")
 def estimates_follow_the_work(subject: Subject) -> None:
-    """More rows need more compute, and longer rows do not need less memory."""
+    """More rows do not need less compute, and longer rows do not need less memory."""
     for request in _requests(subject):
         config = subject.options()
         estimate = _first_estimate(subject, config, request)

@@ -36,7 +36,7 @@ _hooked: list[bool] = []
 
 @contextmanager
 def record_writes(allowed: Path, written: list[str]) -> Iterator[None]:
-    """Append files that are written, renamed or created outside ``allowed`` to ``written``.
+    """Append to ``written`` the paths outside ``allowed`` that are written, renamed or removed.
 
     Files in ``__pycache__`` and devices are ignored.
     """
@@ -60,7 +60,7 @@ def record_writes(allowed: Path, written: list[str]) -> Iterator[None]:
 
 
 def _written_paths(event: str, arguments: tuple[Any, ...]) -> list[str]:
-    """Return the paths that the call of an audit event will write."""
+    """Return the paths that the call of an audit event will write; none for other events."""
     if event == "open":
         path, mode, flags = arguments
         writes = bool((flags or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
