@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tunesmith.additions import Addition
     from tunesmith.encoders import Encoder, Vectors
     from tunesmith.events import Event, FindingReported, Forecast
-    from tunesmith.records import Answer, Prompt, Record
+    from tunesmith.records import Answer, Message, Prompt, Record
     from tunesmith.storage import Checkpoints
 
 C = TypeVar("C", bound="BaseModel")
@@ -75,10 +75,7 @@ class DataLoader(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class SplitRequest:
-    """The input of a splitter: the records and the splits to divide them into.
-
-    ``seed`` drives all random choices.
-    """
+    """The input of a splitter; ``seed`` drives all random choices."""
 
     records: Sequence[Record]
     """All records; they can be read repeatedly."""
@@ -330,6 +327,8 @@ class Measurement:
     """95 % interval of the mean; None: computed from the values as independent samples."""
     counts: tuple[tuple[float, ...], ...] | None = None
     """Numbers of each record for ``Metric.compute``, if ``is_row_mean`` is False."""
+    exchanges: Sequence[tuple[Prompt, Message]] | None = None
+    """The measured prompt and answer of each record; None: the record's last exchange."""
 
 
 class Evaluator(Protocol):

@@ -135,6 +135,12 @@ class Message:
         return "".join(p.text if isinstance(p, TextPart) else repr(p) for p in self.content)
 
     @property
+    def described(self) -> str:
+        """The content and the tool calls, as text for display."""
+        calls = (f"{call.name}({call.arguments})" for call in self.tool_calls)
+        return "\n".join(filter(None, [self.shown_text, *calls]))
+
+    @property
     def is_trained(self) -> bool:
         """True if any tokens of the message contribute to the loss."""
         parts = () if self.tool_calls else self._parts

@@ -26,6 +26,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _KEYS = {
     "loader": "use",
     "encoding": "encoding",
+    "sheet": "sheet",
     "prompt": "columns.prompt",
     "completion": "columns.completion",
 }
@@ -69,6 +70,7 @@ def file_options(function: F) -> F:
     for option in (
         click.option("--loader", help="Data loader for the file. Default: detected from the file."),
         click.option("--encoding", metavar="NAME", help="Encoding of the file, such as cp1252."),
+        click.option("--sheet", metavar="TITLE", help="Sheet of an Excel workbook."),
         click.option("--completion", metavar="COLUMN", help="Column of the answer to learn."),
         click.option("--prompt", metavar="COLUMN", help="Column of the prompt."),
     ):

@@ -28,7 +28,7 @@ from tunesmith.execution.wrapped_model import CheckedModel, WrappedModel
 from tunesmith.fence import attribute_errors_to, check_unchanged, isolate, require_unchanged
 from tunesmith.fence.returned import blame_plugin, check_measured
 from tunesmith.offers import Plugin
-from tunesmith.records import Prompt, Record, exchanges, last_exchange
+from tunesmith.records import Message, Prompt, Record, exchanges, last_exchange
 from tunesmith.statistics import mean_interval
 from tunesmith.storage import write_atomic
 
@@ -173,7 +173,8 @@ def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where
     own = measured[0].records
     records, rows = (records, rows) if own is None else (own, None)
     row_numbers = rows or range(len(records))
-    write_atomic(folder / path, _to_json_lines(measured, records, row_numbers, cut))
+    answered = measured[0].exchanges or [last_exchange(record) for record in records]
+    write_atomic(folder / path, _to_json_lines(measured, records, answered, row_numbers, cut))
     findings = [] if label == TRAINING_ROWS else emit.report.findings
     duplicates = {row for finding in findings for row in finding.test_rows}
     others = [index for index, row in enumerate(row_numbers) if row not in duplicates]
@@ -199,7 +200,7 @@ def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where
             lowest=lowest,
             highest=highest,
             version=evaluator.offered.plugin.version,
-            cut=sum(last_exchange(record)[0] in cut for record in records),
+            cut=sum(prompt in cut for prompt, _ in answered),
         )
         emit(event)
         events.append(event)
@@ -342,15 +343,15 @@ def _check_finite(
 def _to_json_lines(
     measurements: Sequence[Measurement],
     records: Sequence[Record],
+    answered: Sequence[tuple[Prompt, Message]],
     rows: Sequence[int],
     cut: Set[Prompt],
 ) -> str:
     lines = []
-    for index, record in enumerate(records):
-        prompt, answer = last_exchange(record)
+    for index, (record, (prompt, answer)) in enumerate(zip(records, answered, strict=True)):
         line: dict[str, Any] = {"row": rows[index], "source": record.source}
-        turns = [(m.role, m.shown_text) for m in prompt] if isinstance(prompt, tuple) else prompt
-        line |= {"prompt": turns, "expected": answer.shown_text}
+        turns = [(m.role, m.described) for m in prompt] if isinstance(prompt, tuple) else prompt
+        line |= {"prompt": turns, "expected": answer.described}
         if record.group is not None:
             line["group"] = record.group
         if prompt in cut:

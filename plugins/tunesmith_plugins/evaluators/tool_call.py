@@ -11,7 +11,7 @@ from pydantic import Field
 
 from tunesmith.contracts import Evaluator, Measurement, TextModel
 from tunesmith.offers import EvaluatorOffer, Metric
-from tunesmith.records import Chat, Completion, Record, last_exchange
+from tunesmith.records import Chat, Completion, Message, Prompt, Record, exchanges
 from tunesmith_evidence.answers.generate import (
     MAX_NEW_TOKENS,
     AnswerOptions,
@@ -24,7 +24,11 @@ MATCH, NAME = "tool-call-match", "tool-name-match"
 
 @dataclass(frozen=True, kw_only=True)
 class ToolCallMatch:
-    """Scores 1 for a record if the answer makes exactly the reference's calls, in order."""
+    """Scores 1 for a record if the answer makes exactly the reference's calls, in order.
+
+    In a conversation, the last answer with a call is measured. If there is no call, the last answer
+    is measured, and it must not make one.
+    """
 
     any_order: bool = False
     find_limit: Callable[[Sequence[Record]], int]
@@ -40,16 +44,17 @@ class ToolCallMatch:
 
         An answer without calls is right if the reference has no calls either.
         """
-        exchanges = [last_exchange(record) for record in records]
-        generated = model.generate([prompt for prompt, _ in exchanges], self.find_limit(records))
+        measured = [find_call(record) for record in records]
+        generated = model.generate([prompt for prompt, _ in measured], self.find_limit(records))
         outputs = tuple(generation.text for generation in generated)
         given = [find_tool_calls(output) for output in outputs]
-        expected = [[*map(parse_tool_call, answer.tool_calls)] for _, answer in exchanges]
+        expected = [[*map(parse_tool_call, answer.tool_calls)] for _, answer in measured]
         return [
             Measurement(
                 metric=MATCH,
                 values=tuple(map(self._compare, given, expected)),
                 outputs=outputs,
+                exchanges=measured,
             ),
             Measurement(
                 metric=NAME,
@@ -68,6 +73,12 @@ class ToolCallMatch:
             first.sort()
             second.sort()
         return float(first == second)
+
+
+def find_call(record: Record) -> tuple[Prompt, Message]:
+    """Return the last exchange with a tool call, or the last exchange if there is no call."""
+    found = [*exchanges(record)]
+    return next((pair for pair in reversed(found) if pair[1].tool_calls), found[-1])
 
 
 def canonicalize_call(call: Call) -> str:
@@ -96,7 +107,7 @@ class ToolCallOptions(AnswerOptions):
         """Return a token limit that is large enough for the longest reference with its calls."""
         if self.max_new_tokens != "auto":
             return self.max_new_tokens
-        answers = [last_exchange(record)[1] for record in records]
+        answers = [find_call(record)[1] for record in records]
         lengths = [
             len(format_reasoning_and_answer(answer).encode())
             + sum(len(f"{c.name}{c.arguments}".encode()) + EXTRA_TOKENS for c in answer.tool_calls)
@@ -112,9 +123,7 @@ def build(options: ToolCallOptions) -> Evaluator:
 
 def have_calls(records: Sequence[Record]) -> bool:
     """Return True if any answer calls a tool."""
-    return any(
-        isinstance(record, Chat) and last_exchange(record)[1].tool_calls for record in records
-    )
+    return any(isinstance(record, Chat) and find_call(record)[1].tool_calls for record in records)
 
 
 TOOL_CALL = EvaluatorOffer(

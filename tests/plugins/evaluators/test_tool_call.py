@@ -72,6 +72,24 @@ def test_any_order() -> None:
     assert measure(TWO, BOB, BOB, any_order=True) == (0, 1)
 
 
+def test_in_a_conversation_the_last_call_is_measured_and_not_the_text_after_it() -> None:
+    turns = (
+        Message("user", "q"),
+        Message("assistant", "", tool_calls=(ANN,)),
+        Message("tool", "sent"),
+        Message("assistant", "Mail sent."),
+    )
+    row = Chat(source="a:1", messages=turns)
+    right = '{"name": "mail", "arguments": {"to": "Ann", "copies": 2}}'
+    evaluator = TOOL_CALL.build(ToolCallOptions(max_new_tokens=99))
+    for answer, value in ((right, 1.0), ("", 0.0)):
+        match, names = evaluator.measure(FakeTextModel(answers={"q": answer}), [row])
+        assert match.values == names.values == (value,)
+        assert match.exchanges == [(turns[:1], turns[1])]
+    assert TOOL_CALL.default_for([row])
+    assert turns[1].described == 'mail({"to": "Ann", "copies": 2})'
+
+
 def test_is_default_for_calls() -> None:
     assert TOOL_CALL.default_for(TOOL_CALLS)
     assert not TOOL_CALL.default_for(COMPLETIONS)

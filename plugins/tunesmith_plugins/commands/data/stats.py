@@ -147,6 +147,9 @@ def _print(found: dict[str, Any]) -> None:
     for cause, count in found["skipped"].items():
         render.print_text(describe_skipped(cause, count), style="warning")
     for name, part in found["parts"].items():
+        if not part["rows"]:
+            render.print_text(f"\n{name}: no rows", style="strong")
+            continue
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in part["kinds"].items())
         render.print_text(f"\n{name}: {part['rows']:,} rows ({kinds})", style="strong")
         render.print_text(f"  duplicates: {part['duplicates']:,}")

@@ -86,7 +86,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
         choice = choose(DataSource(data, file_sets), state.catalog())
     elif file_sets:
         raise UsageError(
-            "--prompt, --completion, --encoding and --loader need a data file",
+            "--prompt, --completion, --encoding, --loader and --sheet need a data file",
             hint="add --data FILE",
         )
     if choice.has_tool_calls and data is not None:

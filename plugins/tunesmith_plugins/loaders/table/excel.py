@@ -99,7 +99,7 @@ def _choose_sheet(workbook: Any, name: str, wanted: str | None) -> Any:
     raise DataError(
         name,
         f"has several sheets with data: {', '.join(sheet.title for sheet in sheets)}",
-        hint='choose a sheet: data.sheet = "TITLE"',
+        hint='choose one: data.sheet = "TITLE" in the run file, or --sheet TITLE',
     )
 
 
