@@ -40,7 +40,9 @@ def review(test: Sequence[Record]) -> Iterator[Finding]:
             where="data.test",
             message=f"nothing can be concluded from {what}: even if one model is always right "
             "and the other never, the difference could be chance",
-            hint=f"use at least {least} {noun}s, preferably {ENOUGH}: add test rows, or raise "
+            hint=f"use test rows of at least {least} groups, preferably {ENOUGH}"
+            if noun == "group"
+            else f"use at least {least} rows, preferably {ENOUGH}: add test rows, or raise "
             "data.test_size",
             count=len(test),
         )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
-from tunesmith.text import format_count
+from tunesmith_evidence.number_text import format_rows
 from tunesmith_evidence.pairs import read_pairs
+from tunesmith_evidence.statistics import minimum_detectable_difference
 from tunesmith_plugins.verdict.case import NO_EVIDENCE, NOTHING_WORKS, Ruling, VerdictCase
 from tunesmith_plugins.verdict.paired_comparisons import PairedComparison, mean_on_shared_rows
 from tunesmith_plugins.verdict.undertraining import imagine_perfect_model
@@ -29,6 +31,14 @@ def find_nothing_works(case: VerdictCase) -> Ruling | None:
         change = f"a model that reaches {case.numbers.plain(minimum)}, the minimum in [gate]"
         rule = "no model reaches the minimum in [gate]"
     elif case.is_rated and value <= 0 and (trivial is None or trivial.measured.value <= 0):
+        if math.isinf(minimum_detectable_difference(case.tuned.units or case.tuned.n)):
+            return Ruling(
+                NO_EVIDENCE,
+                "no model answered a row correctly, but the rows are too few to conclude anything",
+                f"not enough evidence: no model answered one of {_count_rows(case)} correctly, but "
+                "nothing can be concluded from so few",
+                _describe_more(case),
+            )
         rule = "no model answered a single row correctly"
         change = "a model that answers some rows correctly"
         text = "no model answered a single test row correctly"
@@ -40,19 +50,27 @@ def find_nothing_works(case: VerdictCase) -> Ruling | None:
         # If the metric has no best value, the score of a perfect model is unknown.
         if perfect is not None and perfect.comparison.outcome != "better":
             is_right = perfect.advantage().value <= 0
-            rows = format_count(len(trivial.pairs), "test row")
-            text = f"on {rows}, not even a perfect model would be clearly better than"
+            text = f"on {_count_rows(case)}, not even a perfect model would be clearly better than"
             return Ruling(
                 NO_EVIDENCE,
                 f"no model could be clearly better than {trivial.kind} on "
                 + ("these rows" if is_right else "so few rows"),
                 f"not enough evidence: {text} {constant}",
-                "test rows with different answers" if is_right else "more test rows",
+                "test rows with different answers" if is_right else _describe_more(case),
             )
         text = f"no model is clearly better than {constant}"
         rule = f"no model is clearly better than {trivial.kind}"
         change = f"a model that is clearly better than {trivial.name}, or more test rows"
     return Ruling(NOTHING_WORKS, rule, f"nothing works yet: {text}; {_describe_best(case)}", change)
+
+
+def _count_rows(case: VerdictCase) -> str:
+    return format_rows(case.tuned.n, case.tuned.units, "test row")
+
+
+def _describe_more(case: VerdictCase) -> str:
+    """Return what more evidence takes: rows, or groups if the rows of a group count as one."""
+    return "test rows of more groups" if 0 < case.tuned.units < case.tuned.n else "more test rows"
 
 
 def _describe_best(case: VerdictCase) -> str:
