@@ -84,7 +84,7 @@ def test_a_row_that_cannot_be_used_is_counted(tmp_path: Path) -> None:
 def test_one_of_several_sheets_must_be_chosen(tmp_path: Path) -> None:
     header: list[object] = ["prompt", "completion"]
     path = write(tmp_path / "t.xlsx", header, ["p", "c"], More=[header, ["q", "d"]], Empty=[])
-    with pytest.raises(DataError, match="several sheets with data: Sheet, More$"):
+    with pytest.raises(DataError, match=r"several sheets with data: Sheet, More$"):
         load(path)
     (record,) = load(path, sheet="More").train
     assert isinstance(record, Completion) and record.prompt == "q"
