@@ -168,7 +168,7 @@ NAME = "model.layers.1.mlp.up_proj.weight"
     [
         (lambda t: t.pop(NAME), "missing"),
         (lambda t: t.update({"model.layers.7.x.weight": torch.ones(2)}), "not in the model"),
-        (lambda t: t.update({NAME: torch.ones(64, 31)}), "different shape"),
+        (lambda t: t.update({NAME: torch.ones(64, 31)}), "describes the shape"),
         (lambda t: t[NAME][3].fill_(float("nan")), "not finite"),
         (lambda t: t[NAME][3].fill_(float("inf")), "not finite"),
     ],

@@ -343,7 +343,7 @@ def test_memory_that_runs_out_in_a_term_halves_the_micro_batches(
     plain = Trained(tmp_path / "a", tiny_folder, steady(**BOTH))
     tight = Trained(tmp_path / "b", tiny_folder, added(build))
     findings = [e for e in tight.events if isinstance(e, FindingReported) and e.source == "memory"]
-    assert failures and ["2048 tokens" in finding.message for finding in findings] == [True]
+    assert failures and ["2,048 tokens" in finding.message for finding in findings] == [True]
     assert_close(plain, tight)
 
 

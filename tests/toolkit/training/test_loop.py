@@ -247,7 +247,7 @@ def test_out_of_memory_halves_the_micro_batches(
     inject_fault(monkeypatch, fault, at=2)
     same, events = train(tmp_path / "tight", tiny_folder, options())
     findings = [e for e in events if isinstance(e, FindingReported) and e.source == "memory"]
-    assert ["2048 tokens" in finding.message for finding in findings] == [True]
+    assert ["2,048 tokens" in finding.message for finding in findings] == [True]
     assert_close(plain, same, 2e-5)
 
 
