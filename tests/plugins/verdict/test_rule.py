@@ -139,6 +139,20 @@ def test_nothing_works_if_no_row_is_right(case: Case) -> None:
     assert "no model answered a single test row correctly" in case.judge()["sentence"]
 
 
+@pytest.mark.parametrize(
+    ("groups", "word"), [(2, "NOT ENOUGH EVIDENCE"), (20, "NOTHING WORKS YET")]
+)
+def test_a_few_groups_cannot_show_that_nothing_works(case: Case, groups: int, word: str) -> None:
+    names = [f"customer {row % groups}" for row in range(100)]
+    case.baseline("zero-shot", right(0.0))
+    case.model("tuned", right(0.0), names)
+    verdict = case.judge()
+    assert verdict["word"] == word
+    if groups == 2:
+        assert "100 test rows of 2 groups" in verdict["sentence"]
+        assert verdict["would_change"] == "test rows of more groups"
+
+
 def test_one_answer_to_everything_that_gets_rows_right_is_named(case: Case) -> None:
     case.baseline("majority", right(0.2))
     case.baseline("zero-shot", right(0.0))
