@@ -272,11 +272,11 @@ def test_errors_for_data_that_cannot_be_split() -> None:
     two = ["a", "b"]
     cases: list[tuple[str, Callable[[], object]]] = [
         (
-            "at least 2 records, but there are only 1",
+            "splitting needs at least 2 rows, got 1",
             lambda: split_prompts(["a"], test_size=0.5, seed=0),
         ),
         (
-            "at least 2 records, but there are only 0",
+            "splitting needs at least 2 rows, got 0",
             lambda: split_prompts([], test_size=0.5, seed=0),
         ),
         ("leaves no rows to train on, got 2 of 2", lambda: split_prompts(two, test_size=2, seed=0)),
@@ -540,7 +540,7 @@ def test_other_sizes_than_those_of_the_file_are_reported(tmp_path: Path) -> None
     assert finding.level == "warning" and len(again.test) == 24
     assert finding.message.startswith(
         "split.json was made with test_size = default, validation_size = default; "
-        "test_size = 0.5, validation_size = 7 only applies"
+        "test_size = 0.5, validation_size = 7 applies only"
     )
 
 
