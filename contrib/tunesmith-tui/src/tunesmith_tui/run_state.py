@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,7 @@ from tunesmith_evidence.report.first_batch import FirstBatch
 from tunesmith_tui.event_tail import EventTail
 from tunesmith_tui.series import Series
 
-MAX_STAGES, MAX_METRICS, MAX_FINDINGS, MAX_PHASES = 12, 24, 200, 40
+MAX_STAGES, MAX_METRICS, MAX_FINDINGS, MAX_PHASES, MAX_LATEST = 12, 24, 200, 40, 1_000
 LOSS, RATE, NORM, SPEED, MEMORY = (
     "loss", "learning rate", "gradient norm", "tokens per second", "memory",
 )  # fmt: skip
@@ -42,8 +43,10 @@ class Stage:
     """Curves over the steps by name, those of :data:`MAIN_CURVES` first."""
     monitored: dict[str, Series] = field(default_factory=dict)
     """Evaluations during training, by metric."""
-    tokens: Series = field(default_factory=Series)
-    seconds: Series = field(default_factory=Series)
+    tokens: int = 0
+    seconds: float = 0.0
+    latest: deque[tuple[int, int, float]] = field(default_factory=lambda: deque(maxlen=MAX_LATEST))
+    """Number, tokens and seconds of the latest steps, which a resumed run may repeat."""
     memory: int = 0
     """The highest memory of any step."""
     step: int = 0
@@ -60,15 +63,17 @@ class Stage:
             values |= metrics
         self.step, self.steps = step, int(event["steps"])
         self.memory = max(self.memory, memory)
-        self.tokens.add(step, tokens)
-        self.seconds.add(step, seconds)
+        self.tokens, self.seconds = self.tokens + tokens, self.seconds + seconds
+        self.latest.append((step, tokens, seconds))
         add_values(self.curves, step, values)
 
     def rewind(self, step: int) -> None:
         """Forget the steps after this one, which a resumed run repeats."""
         self.step = min(self.step, step)
-        curves = (*self.curves.values(), *self.monitored.values())
-        for series in (self.tokens, self.seconds, *curves):
+        while self.latest and self.latest[-1][0] > step:
+            _, tokens, seconds = self.latest.pop()
+            self.tokens, self.seconds = self.tokens - tokens, self.seconds - seconds
+        for series in (*self.curves.values(), *self.monitored.values()):
             series.rewind(step)
 
 
@@ -139,12 +144,12 @@ class RunState:
     @property
     def training_seconds(self) -> float:
         """The seconds of all steps; a step that a resumed run repeats counts once."""
-        return sum(stage.seconds.total for stage in self.stages.values())
+        return sum(stage.seconds for stage in self.stages.values())
 
     @property
     def tokens(self) -> int:
         """The tokens of all steps; a step that a resumed run repeats counts once."""
-        return round(sum(stage.tokens.total for stage in self.stages.values()))
+        return sum(stage.tokens for stage in self.stages.values())
 
     @property
     def peak_memory(self) -> int:

@@ -6,7 +6,6 @@ import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import mul
 
 BUCKETS = 256
 """A series has at most this many buckets. When it is full, they become twice as wide."""
@@ -55,11 +54,6 @@ class Series:
     def buckets(self) -> list[Bucket]:
         """Return the buckets, in the order of their steps."""
         return list(map(Bucket, self._steps, self._counts, self._means, self._squares))
-
-    @property
-    def total(self) -> float:
-        """The sum of all values."""
-        return math.fsum(map(mul, self._counts, self._means))
 
     def add(self, step: int, value: float) -> None:
         """Add the value of a step. NaN, too large values and old steps are ignored."""

@@ -67,7 +67,7 @@ def describe_steps(run: RunState) -> str:
     text = f"step {stage.step:,} of {stage.steps:,}"
     if run.holder is None or stage.step >= stage.steps:
         return text
-    left = (stage.steps - stage.step) * stage.seconds.total / max(1, stage.step)
+    left = (stage.steps - stage.step) * stage.seconds / max(1, stage.step)
     return f"{text}, about {format_duration(left)} left"
 
 
