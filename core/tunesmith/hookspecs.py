@@ -46,6 +46,7 @@ from tunesmith.offers import (
     EvaluatorOffer,
     ExporterOffer,
     GeneratorOffer,
+    Offer,
     RecipeOffer,
     ReporterOffer,
     ServeExtensionOffer,
@@ -69,19 +70,20 @@ def lazy_plugin(
     package: str,
     *,
     needs: Sequence[str] = (),
-    **hooks: str | CommandOffer | Sequence[str | CommandOffer],
+    **hooks: str | Offer | Sequence[str | Offer],
 ) -> Any:
     """Return a plugin whose hooks are imported when they are called.
 
     Give each hook the import strings of its offers, or, for a hook with arguments, the import
     string of its function. An import string, ``.module:name``, is relative to ``package``, which is
-    the caller's ``__name__``. Pass the offer of a command itself, because help shows its summary.
-    ``needs`` lists the requirements of review and verdict hooks, like ``NEEDS`` in a module.
+    the caller's ``__name__``. Pass the offer of a command itself, because help shows its summary. A
+    recipe, which imports nothing, can also be passed itself. ``needs`` lists the requirements of
+    review and verdict hooks, like ``NEEDS`` in a module.
     """
     file = sys.modules[package].__file__
     plugin = SimpleNamespace(__name__=package, __file__=file, NEEDS=tuple(needs))
     for hook, given in hooks.items():
-        listed = [given] if isinstance(given, str | CommandOffer) else given
+        listed = [given] if isinstance(given, str | Offer) else given
         vars(plugin)[hook] = hookimpl(_import_and_call(hook, package, listed))
     return plugin
 

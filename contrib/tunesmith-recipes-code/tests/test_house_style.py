@@ -6,10 +6,10 @@ import pytest
 
 from tunesmith.records import Completion
 from tunesmith.testing import FakeTextModel
+from tunesmith_evidence.answers.extract_code import extract_code
 from tunesmith_recipes_code.house_style import (
     HOUSE_STYLE,
     HouseStyleOptions,
-    extract_code,
     find_departures,
 )
 
@@ -21,6 +21,9 @@ OPTIONS = HouseStyleOptions(prefixes=["calc_", "find_"])
 GOOD = (
     CODE.replace("calc_sum", "find_total").replace("sum(values)", "0 + sum(values)"),
     f"Here it is:\n```python\n{CODE}```\nIt adds the numbers.",
+    f"~~~py\n{CODE}~~~\nRun it:\n```bash\npython sums.py\n```\nOutput:\n```\n6\n```",
+    f"```python\n{CODE}",
+    "class Sums:\n    def __init__(self) -> None:\n        self.total = 0\n",
     "class Sums:\n"
     + "".join(f"    {line}\n" for line in CODE.splitlines()).replace("(values", "(self, values"),
     "from math import fsum\n\n\n" + CODE.replace("-> int", "-> float").replace("= sum", "= fsum"),
@@ -55,6 +58,11 @@ def test_a_departure_is_found(fault: str) -> None:
     code, expected = FAULTS[fault]
     (found,) = find_departures(code, OPTIONS) or ("",)
     assert expected in found
+
+
+@pytest.mark.filterwarnings("error")
+def test_code_causes_no_warning() -> None:
+    assert find_departures(CODE.replace("sum(values)", r"len('\d')"), OPTIONS) == ()
 
 
 @pytest.mark.parametrize("text", ["", "no code", "def f(:", "x = 1", "\0", "(" * 5_000])

@@ -11,15 +11,25 @@ FOUND = {
     "# SPDX-License-Identifier: AGPL-3.0-only": "copyleft",
     "under the terms of the GNU General Public License": "copyleft",
     "# licensed GPLv2": "copyleft",
+    "LGPL-2.1-or-later": "copyleft",
+    "released under the GPL v3": "copyleft",
+    "GNU GPL, see COPYING": "copyleft",
+    "SPDX-License-Identifier: MPL-2.0": "copyleft",
+    "the gnu lesser general public license": "copyleft",
     "All Rights Reserved. Acme Inc.": "proprietary",
     "// Copyright 2021 Acme": "copyright",
     "/* © 2019 Acme */": "copyright",
+    "// (c) 2019-2024 Acme": "copyright",
+    "# Copyright (C) 2020 Acme": "copyright",
+    "# Copyright Acme Corp. 2020": "copyright",
 }
 QUIET = (
     "def calc_sum(values): return sum(values)",
     "# SPDX-License-Identifier: Apache-2.0",
     "the right to copy is reserved",
     "a GPL mention without a version",
+    "def find_copyright(text, year=2024): return text",
+    "GPL = 3 * G",
 )
 
 

@@ -23,21 +23,39 @@ IN_OTHER_WORDS = (
     "of sertraline",
     "start Metoprolol 0.025 g PO and start Digoxin 125mcg; withhold Warfarin; "
     "sertraline dose unclear",
+    REFERENCE.upper().replace("; ", " AND "),
+    f"```\n{REFERENCE}\n```",
+    "What dose of sertraline? Don’t give warfarin. Metoprolol 25,0 mg and digoxin 0,125 mg.",
+    "1. metoprolol: 25-mg tablet\n2. digoxin: 125 µg (0.125 mg)\n3. warfarin paused\n"
+    "4. sertraline: dose missing",
+    '[{"drug": "metoprolol", "dose": "25 mg/day"}, {"drug": "digoxin", "dose": "125 μg"}, '
+    '{"drug": "warfarin", "action": "withheld"}, {"drug": "sertraline", "action": "ask"}]',
 )
 FAULTS = {
     "tenfold dose": (REFERENCE.replace("25 mg PO 2x", "250 mg PO 2x"), "doses-preserved"),
     "wrong unit": (REFERENCE.replace("125 mcg", "125 mg"), "doses-preserved"),
+    "decimal comma": (REFERENCE.replace("25 mg", "2,5 mg"), "doses-preserved"),
+    "range": (REFERENCE.replace("25 mg", "12.5-25 mg"), "doses-preserved"),
+    "range in words": (REFERENCE.replace("25 mg", "12.5 to 25 mg"), "doses-preserved"),
+    "multiple": (REFERENCE.replace("25 mg", "2 x 25 mg"), "doses-preserved"),
+    "by weight": (REFERENCE.replace("25 mg", "25 mg/kg"), "doses-preserved"),
+    "repeated order": (f"{REFERENCE}; START metoprolol 25 mg", "doses-preserved"),
     "missing drug": (REFERENCE.replace("START digoxin 125 mcg PO 1x/d; ", ""), "doses-preserved"),
     "swapped doses": (
         REFERENCE.replace("25 mg", "@").replace("125 mcg", "25 mg").replace("@", "125 mcg"),
         "doses-preserved",
     ),
     "additional drug": (REFERENCE + "; START zolpidem 10 mg PO night", "doses-preserved"),
+    "additional drug with the same dose": (
+        REFERENCE.replace("25 mg PO 2x/d;", "25 mg PO 2x/d; START zolpidem 25 mg;"),
+        "doses-preserved",
+    ),
     "lost negation": (REFERENCE.replace("HOLD warfarin", "START warfarin"), "negations-preserved"),
     "negation of another drug": (
         REFERENCE.replace("HOLD warfarin", "HOLD digoxin"),
         "negations-preserved",
     ),
+    "double negation": (REFERENCE.replace("HOLD", "do not stop"), "negations-preserved"),
     "invented dose": (
         REFERENCE.replace("ASK dose of sertraline", "START sertraline 50 mg PO night"),
         "questions-preserved",
@@ -47,9 +65,9 @@ FAULTS = {
 }
 
 
-def measure(answer: str) -> dict[str, float]:
-    row = Completion(source="row:1", prompt=PROMPT, completion=REFERENCE)
-    model = FakeTextModel(answers={PROMPT: answer})
+def measure(answer: str, prompt: str = PROMPT, reference: str = REFERENCE) -> dict[str, float]:
+    row = Completion(source="row:1", prompt=prompt, completion=reference)
+    model = FakeTextModel(answers={prompt: answer})
     evaluator = MEDICATION.build(MedicationOptions()).prepare([row])
     return {m.metric: m.values[0] for m in evaluator.measure(model, [row])}
 
@@ -70,14 +88,23 @@ def test_a_fault_is_found(fault: str) -> None:
     assert found[metric] == 0.0 and found["orders-safe"] == 0.0, found
 
 
-def test_rows_do_not_depend_on_each_other() -> None:
-    rows = [
-        Completion(source=f"row:{n}", prompt=f"{n}. {PROMPT}", completion=REFERENCE)
-        for n in range(3)
-    ]
-    answers = {
-        row.prompt: answer for row, answer in zip(rows, (REFERENCE, "", REFERENCE), strict=True)
-    }
-    evaluator = MEDICATION.build(MedicationOptions()).prepare(rows)
-    values = evaluator.measure(FakeTextModel(answers=answers), rows)[0].values
-    assert values == (1.0, 0.0, 1.0)
+INSULIN = ("Insulin glargine 5,000 units.", "START insulin glargine 5000 units SC")
+HELD = ("Hold the warfarin. Do not give naproxen today.", "HOLD warfarin; HOLD naproxen")
+
+
+@pytest.mark.parametrize(
+    ("row", "answer", "is_right"),
+    [
+        (INSULIN, "glargine insulin: 5 000 IU", True),
+        (INSULIN, "START insulin lispro 5000 units SC", False),
+        (INSULIN, "START insulin glargine 5000 ml SC", False),
+        (INSULIN, "START insulin glargine 5 units SC", False),
+        (HELD, "Hold warfarin and naproxen.", True),
+        (HELD, "HOLD: warfarin, naproxen", True),
+        (HELD, "Hold warfarin and continue naproxen.", False),
+        (HELD, "Hold warfarin. Naproxen, 250 mg.", False),
+    ],
+)
+def test_names_of_two_words_and_lists(row: tuple[str, str], answer: str, is_right: bool) -> None:
+    assert measure(row[1], *row)["orders-safe"] == 1.0
+    assert measure(answer, *row)["orders-safe"] == is_right

@@ -10,10 +10,19 @@ from tunesmith_recipes_health.patient_data import review
 FOUND = {
     "Mrs Okafor has a fever": "name",
     "Pt. Miller was moved to bed four": "name",
+    "Mr O’Brien sleeps": "name",
+    "seen by Ms Müller and Mr Li": "name",
+    "Patient: J. Özdemir": "name",
+    "Patient name: Ada Miller": "name",
     "a 93-year-old man with a cough": "age",
     "104 y/o, short of breath": "age",
+    "aged 95, lives alone": "age",
+    "91 years of age": "age",
     "She was admitted on 03/04/2026 with pain": "date",
     "Discharge date: 2026-05-01": "date",
+    "Date of death: 1 May 2026": "date",
+    "admitted on March 3 with pain": "date",
+    "On 03/04/2026 she was admitted": "date",
 }
 QUIET = (
     "Start metoprolol 25 mg by mouth twice a day.",
@@ -21,6 +30,12 @@ QUIET = (
     "keep for 95 days",
     "patient feels better, 93 % saturation",
     "version 2026-05-01 of the guideline",
+    "Patient Information and History",
+    "Pt. Denies pain, the patient Reports nausea",
+    "a baby aged 90 days; page 95; a dosage 95 mg",
+    "MR imaging in MS",
+    "3 marked lesions at discharge, in 5 separate doses",
+    "discharge may take 2 days",
 )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tunesmith.records import Completion
@@ -14,6 +16,11 @@ IN_OTHER_WORDS = (
     "Clause 7.1: high risk, the exclusion has to go.\nClause 7.2: medium, shorten the notice.",
     "medium: 7.2; high: 7.1",
     "We see a High risk in 7.1. The notice in 7.2 is a Medium risk.",
+    "HIGH 7.1 liability, MEDIUM 7.2 notice",
+    "Clauses 7.1 and 7.2 are of high and medium risk.",
+    "```\n§7.1 - HIGH\n§7.2 - MEDIUM\n```",
+    '{"7.1": "high", "7.2": "medium"}',
+    "HIGH 7.1 liability (at most 1.5 % of $2.5 million); MEDIUM 7.2 notice",
 )
 FAULTS = {
     "invented clause": (REFERENCE + "; HIGH 7.9 data", "citations-exist"),
@@ -21,15 +28,17 @@ FAULTS = {
     "needless clause": (REFERENCE + "; MEDIUM 7.4 changes", "citations-right"),
     "wrong risk": (REFERENCE.replace("HIGH", "LOW"), "risks-right"),
     "swapped risks": ("MEDIUM 7.1 liability; HIGH 7.2 notice", "risks-right"),
+    "swapped risks in one sentence": ("MEDIUM 7.1, HIGH 7.2", "risks-right"),
+    "two risks of a clause": (REFERENCE + "; LOW 7.1 liability", "risks-right"),
     "no risk": ("7.1 liability; 7.2 notice", "risks-right"),
     "nothing found": ("OK", "citations-right"),
     "empty": ("", "citations-right"),
 }
 
 
-def measure(answer: str, reference: str = REFERENCE) -> dict[str, float]:
+def measure(answer: str, reference: str = REFERENCE, **options: Any) -> dict[str, float]:
     row = Completion(source="row:1", prompt=PROMPT, completion=reference)
-    evaluator = CLAUSE_REVIEW.build(ClauseReviewOptions()).prepare([row])
+    evaluator = CLAUSE_REVIEW.build(ClauseReviewOptions(**options)).prepare([row])
     model = FakeTextModel(answers={PROMPT: answer})
     return {m.metric: m.values[0] for m in evaluator.measure(model, [row])}
 
@@ -54,3 +63,10 @@ def test_nothing_to_find() -> None:
     assert set(measure("No clause departs from the playbook.", "OK").values()) == {1.0}
     assert measure("", "OK")["review-sound"] == 0.0, "an empty answer is no review"
     assert measure("LOW 7.4 changes", "OK")["review-sound"] == 0.0
+
+
+def test_risks_of_several_words_and_letters() -> None:
+    reference, risks = "very high: 7.1; mäßig: 7.2", ["high", "very high", "mäßig"]
+    assert set(measure("VERY HIGH 7.1; MÄßIG 7.2", reference, risks=risks).values()) == {1.0}
+    for wrong in ("high 7.1; mäßig 7.2", "very high 7.1; 7.2"):
+        assert measure(wrong, reference, risks=risks)["risks-right"] == 0.0

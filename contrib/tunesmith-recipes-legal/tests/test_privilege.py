@@ -9,16 +9,27 @@ from tunesmith_recipes_legal.privilege import review
 
 FOUND = {
     "ATTORNEY-CLIENT communication": "attorney-client",
+    "Attorney–Client Privileged": "attorney-client",
+    "Solicitor/client privilege applies": "attorney-client",
     "Privileged and Confidential": "attorney-client",
+    "CONFIDENTIAL & PRIVILEGED": "attorney-client",
     "Attorney Work Product": "work product",
+    "the attorneys’ work-product": "work product",
+    "protected by the work product doctrine": "work product",
     "Memo prepared in anticipation of litigation": "work product",
     "WITHOUT PREJUDICE: our offer": "settlement",
+    "For settlement purposes only": "settlement",
+    "Subject to FRE Rule 408": "settlement",
 }
 QUIET = (
     "7.1 All liability is excluded.",
     "Confidential information stays secret.",
     "The client of the attorney moved.",
     "settlement of invoices within 30 days",
+    "4.2 All work product of the Contractor belongs to the Customer.",
+    "9.1 This right exists without prejudice to other rights.",
+    "12.1 The parties first enter settlement discussions.",
+    "The attorney, the client and the court agree.",
 )
 
 

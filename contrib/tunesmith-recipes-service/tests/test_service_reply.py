@@ -20,11 +20,17 @@ IN_OTHER_WORDS = (
     "Sorry! You get your money back: 40.00 EUR in 5 days. Hygge Home",
     "Hygge Home refunds the lamp. The 40 EUR are with you in at most 5 days.",
     "We are refunding 40 EUR (5 days). Best wishes from Hygge Home!",
+    "```\nRefund: €40,00, 5-day wait.\nYour Hygge\nHome team\n```",
+    "REFUND OF EUR40 OR 40EUR AFTER 5 WORKING DAYS, Hygge Home",
 )
 FAULTS = {
     "other action": (REFERENCE.replace("refund", "exchange"), "policy-kept"),
     "additional action": (REFERENCE.replace("days.", "days, and a credit."), "policy-kept"),
     "other amount": (REFERENCE.replace("40", "400"), "policy-kept"),
+    "swapped numbers": (
+        REFERENCE.replace("40", "#").replace("5 d", "40 d").replace("#", "5"),
+        "policy-kept",
+    ),
     "other deadline": (REFERENCE.replace("5 days", "15 days"), "policy-kept"),
     "needless escalation": (REFERENCE + ". A supervisor calls you.", "escalation-right"),
     "misspelled brand": (REFERENCE.replace("Hygge Home", "Hygge home"), "brand-kept"),
@@ -61,3 +67,11 @@ def test_a_missing_escalation_is_found() -> None:
     reference = "A supervisor calls you today. Hygge Home"
     assert measure("We refund everything. Hygge Home", reference)["escalation-right"] == 0.0
     assert set(measure("Our supervisor will call today. Hygge Home", reference).values()) == {1.0}
+
+
+@pytest.mark.parametrize("amount", ["1,000 EUR", "1 000 EUR", "1000.00 EUR", "EUR 1,000.00"])
+def test_large_amounts(amount: str) -> None:
+    reference = "We refund 1,000 EUR. Hygge Home"
+    assert set(measure(f"We refund {amount}. Hygge Home", reference).values()) == {1.0}
+    for wrong in ("1 EUR", "9,000.00 EUR", "9,999,999.00 EUR"):
+        assert measure(f"We refund {wrong}. Hygge Home", reference)["policy-kept"] == 0.0, wrong

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
+from sample_runs import measure
 
-from tunesmith_tui.plot import Curve, draw_band, draw_interval, plot
+from tunesmith_tui.plot import Curve, draw_band, draw_interval, find_ends, format_axis, plot
 from tunesmith_tui.series import Series
 
 
@@ -49,9 +51,24 @@ def test_few_or_equal_values_need_no_plot() -> None:
     assert line.plain == "rate  2.000 at step 2  constant"
 
 
+def test_a_scale_has_finite_ends() -> None:
+    wide = replace(measure("a", 0.5), low=float("-inf"), high=float("inf"))
+    assert find_ends([wide, measure("b", 0.75)]) == pytest.approx((0.5, 0.85))
+    assert find_ends([wide]) == (0.5, 0.5) and find_ends([]) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("width", [20, 60])
+def test_large_numbers_are_not_cut(width: int) -> None:
+    series = make_series({10**9: 1_234_567.0, 2 * 10**9: 2_345_678.0})
+    lines = [line.plain for line in plot(Curve("speed", series, format=format_axis), width, 5)]
+    assert "2,345,678 │" in lines[1] and "1,234,567 │" in lines[-2] and "2,000,000,000" in lines[-1]
+
+
 def test_intervals_and_bands() -> None:
     assert draw_interval(0.5, 0.25, 0.75, (0.0, 1.0), 9) == "  ├─●─┤"
     assert draw_interval(0.5, float("-inf"), 0.75, (0.0, 1.0), 9) == ""
+    assert draw_interval(0.5, 0.75, 1.0, (0.0, 1.0), 9) == "    ● ├─┤"  # outside of it
+    assert draw_interval(0.5, 0.25, 0.75, (0.0, 1.0), 0) == ""
     assert draw_interval(1.0, 1.0, 1.0, (1.0, 1.0), 9) == "●"
     band = draw_band(10, 20, 15, 24)
     assert band.index("●") in range(band.index("░"), band.rindex("░")) and len(band) == 24

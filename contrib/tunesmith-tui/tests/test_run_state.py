@@ -11,7 +11,13 @@ import pytest
 import sample_runs
 
 from tunesmith import api
-from tunesmith.events import CompletionSampled, FindingReported, Measured, StepFinished
+from tunesmith.events import (
+    CompletionSampled,
+    FindingReported,
+    Measured,
+    StepFinished,
+    TrainingFinished,
+)
 from tunesmith.storage import LEASE_FILE, LockHolder
 from tunesmith.testing import sample_event
 from tunesmith_tui import event_tail
@@ -64,9 +70,12 @@ def test_damaged_lines_are_counted_and_the_rest_is_read(tmp_path: Path) -> None:
     clean = read(path)
     lines = (path / "events.jsonl").read_bytes().splitlines()
     outside = sample_runs.measure("tuned", 0.1).to_json() | {"records": "../../secret"}
+    step = sample_event(StepFinished, step=41, steps=40)
+    endless = step.to_json() | {"memory_bytes": {"$number": "Infinity"}}
     bad = [b"\x00\xff{", b"[1]", b"{}", b'{"event": "step-finished"}', b"[" * 100_000,
            b'{"event": "finding", "level": 3}', json.dumps(outside).encode(),
            b'{"event": "step-finished", "step": 1e999}', b""]  # fmt: skip
+    bad.append(json.dumps(endless).encode())
     damaged = [*lines[:5], *bad, *lines[5:], b'{"event": "run-fin']
     (path / "events.jsonl").write_bytes(b"\n".join(damaged))
     run = read(path)
@@ -91,8 +100,27 @@ def test_a_resume_continues_the_curves(tmp_path: Path) -> None:
     run.advance(float("inf"))
     after = run.stages[""].curves[LOSS].buckets()
     assert [bucket.step for bucket in after] == list(range(1, 41)) and run.status == "ok"
+    report = api.read_report(path)
+    assert run.tokens == sum(step.tokens for step in report.steps.values())
+    assert run.training_seconds == pytest.approx(report.training_seconds)
     assert after[:10] == before[:10]
     assert [b.mean for b in after[10:20]] == [b.mean + 1 for b in before[10:]]
+
+
+def test_the_peak_of_the_memory_may_be_before_the_last_step(tmp_path: Path) -> None:
+    sizes = (2**30, 2**31, 2**20)
+    steps = [
+        sample_event(StepFinished, step=n, steps=9, memory_bytes=s) for n, s in enumerate(sizes, 1)
+    ]
+    run = read(sample_runs.write_run(tmp_path, "run", steps))
+    assert run.peak_memory == api.read_report(run.path).peak_memory == 2**31
+
+
+def test_training_that_ends_early_is_not_in_progress(tmp_path: Path) -> None:
+    events = [*sample_runs.list_events(done=25, ends=False), sample_event(TrainingFinished)]
+    run = read(sample_runs.write_run(tmp_path, "run", events))
+    (stage,) = run.stages.values()
+    assert (stage.step, stage.steps) == (25, 25)
 
 
 def test_a_replaced_log_starts_anew(tmp_path: Path) -> None:

@@ -5,16 +5,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import sample_runs
 
-from tunesmith.events import FindingReported
+from tunesmith.events import FindingReported, RunFinished
 from tunesmith.testing import sample_event
 from tunesmith_tui.app import Dashboard
 from tunesmith_tui.views.data import render_tokens
@@ -80,6 +82,30 @@ def test_no_run_and_a_run_without_events(tmp_path: Path, press: Callable[..., li
     assert ["No run was found." in screen for screen in screens] == [n in "23567" for n in VIEWS]
     sample_runs.write_run(tmp_path / "runs", "new", [])
     assert all("new" in screen for screen in press(tmp_path / "runs", *VIEWS))
+
+
+@pytest.mark.parametrize("size", [(40, 12), (9, 4)])
+def test_a_narrow_terminal(
+    runs: Path, press: Callable[..., list[str]], size: tuple[int, int]
+) -> None:
+    listed, *screens = press(runs, "t", "n", *VIEWS[1:], "question_mark", size=size)
+    assert "ticket" in listed or size[0] < 40
+    for screen in screens:
+        assert max(map(len, screen.splitlines())) <= size[0]
+
+
+def test_values_of_another_version_do_not_end_it(
+    tmp_path: Path, press: Callable[..., list[str]]
+) -> None:
+    """A verdict is free JSON, and an interval of one group of rows is infinite."""
+    wide = replace(sample_runs.measure("zero-shot", 0.4), low=-math.inf, high=math.inf)
+    events = [*sample_runs.list_events(), wide]
+    sample_runs.write_run(tmp_path, "a", events)
+    sample_runs.write_run(
+        tmp_path, "b", [*events, sample_event(RunFinished, verdict={"comparisons": 1})]
+    )
+    damaged, infinite = press(tmp_path, "2", "n", size=(80, 80))
+    assert "value that cannot be shown" in damaged and "no interval" in infinite
 
 
 def test_a_folder_that_vanishes_while_it_is_shown(

@@ -20,7 +20,7 @@ from tunesmith_tui.library import GROUPS, Listed
 from tunesmith_tui.machine_load import describe_machine
 from tunesmith_tui.run_state import RunState
 from tunesmith_tui.views import monitor
-from tunesmith_tui.views.answers import filter_rows
+from tunesmith_tui.views.answers import describe_rows, filter_rows
 from tunesmith_tui.views.compare import compare_runs
 from tunesmith_tui.views.run import describe_steps
 from tunesmith_tui.views.runs import build_row, list_columns
@@ -46,6 +46,7 @@ def test_the_columns_fit_into_every_width(group_by: str) -> None:
         columns = list_columns(width, group_by)
         assert sum(columns.values()) + len(columns) <= width - 2, width
     assert "started" in list_columns(160, "")
+    assert all(min(list_columns(width, group_by).values()) > 0 for width in range(1, 80))
 
 
 def test_a_comparison_agrees_with_the_python_interface(runs: Path) -> None:
@@ -72,6 +73,15 @@ def test_rows_that_got_worse_come_first(runs: Path) -> None:
     assert {row.source for row in filter_rows(answers, "wrong")} == {"test.jsonl:8", "test.jsonl:9"}
     rows = filter_rows(answers, "all")
     assert len(rows) == 10 and rows[0].source == "test.jsonl:9"
+    assert describe_rows(answers, "wrong").startswith("wrong: 2. 2 of 10 rows wrong")
+
+
+def test_all_rows_are_counted_where_not_all_are_listed(runs: Path) -> None:
+    run = read(next(runs.glob("*a1b2*")))
+    answers = read_answers(run.path, run.report)
+    assert answers is not None
+    many = replace(answers, rows=[*answers.rows] * 300)
+    assert describe_rows(many, "all").startswith("all: 3,000, the first 2,000 listed. 600 of 3,000")
 
 
 @pytest.mark.parametrize("higher", [True, False])

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tunesmith.catalog import Catalog
@@ -11,10 +15,11 @@ from tunesmith.config.run_file import read_run_file
 from tunesmith.errors import TunesmithError
 from tunesmith.execution.run_data import load_data
 from tunesmith.plugins import Selection, find_plugins
-from tunesmith.testing.checks import Subject, check, require
+from tunesmith.testing.checks import NotApplicable, Subject, check, require
 
 MAX_BYTES = 5_000_000
 """Largest size of a project; its data should be a small example."""
+GENERATOR = "generate.py"
 ANY_MODEL = {"model.base": "organization/model"}
 """The project is also checked where its base model is not installed."""
 
@@ -38,11 +43,7 @@ def passes_its_own_check(subject: Subject) -> None:
     file = subject.module.__file__
     files = [file] if subject.module.__name__.startswith("tunesmith_file_") else []
     catalog = Catalog(find_plugins(Selection(files=tuple(files))))
-    with tempfile.TemporaryDirectory() as folder:
-        for name, content in subject.offer.read_files().items():
-            path = Path(folder, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
+    with _copy_project(subject) as folder:
         try:
             run_file = read_run_file(Path(folder, "run.toml"), sets=ANY_MODEL)
             plan = make_plan(run_file, catalog, runnable=False)
@@ -59,3 +60,32 @@ def passes_its_own_check(subject: Subject) -> None:
         )
         errors = [finding.message for _, finding in findings if finding.level == "error"]
     require(not errors, f"`tunesmith check` finds an error: {' '.join(errors):.200}")
+
+
+@check("recipe")
+def generates_its_files_again(subject: Subject) -> None:
+    """If the project has a ``generate.py``, it writes the project's files with the same content."""
+    files = subject.offer.read_files()
+    if GENERATOR not in files:
+        raise NotApplicable(f"the project has no {GENERATOR}")
+    with _copy_project(subject) as folder:
+        for path in folder.rglob("*.jsonl"):
+            path.unlink()
+        command = [sys.executable, "-B", GENERATOR]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        require(done.returncode == 0, f"{GENERATOR} fails: {done.stderr[-200:]}")
+        written = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+        differ = {n for n, p in written.items() if p.read_bytes() != files.get(n)}
+    differ |= files.keys() - written.keys()
+    require(not differ, f"{GENERATOR} writes other content: {', '.join(sorted(differ)):.200}")
+
+
+@contextmanager
+def _copy_project(subject: Subject) -> Iterator[Path]:
+    """Copy the project to a folder that exists in the block."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in subject.offer.read_files().items():
+            path = Path(folder, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        yield Path(folder)

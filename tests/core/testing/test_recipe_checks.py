@@ -31,12 +31,19 @@ use = "lora"
 use = "exact-match"
 """
 ROWS = "".join(f'{{"prompt": "question {n}", "completion": "{n} is it"}}\n' for n in range(10))
+GENERATE = f"from pathlib import Path\nPath('rows/train.jsonl').write_text({ROWS!r})\n"
+AGAIN = "generates_its_files_again"
 FAULTS = {
     "no fault": ({}, None),
     "no readme": ({"README.md": ""}, "has_the_files_of_a_project"),
     "too large": ({"README.md": "x" * (recipes.MAX_BYTES + 1)}, "has_the_files_of_a_project"),
     "unknown key": ({"run.toml": RUN + "epoch = 3\n"}, "passes_its_own_check"),
     "no data": ({"rows/train.jsonl": ""}, "passes_its_own_check"),
+    "a generator": ({"generate.py": GENERATE}, None),
+    "other rows": ({"generate.py": GENERATE.replace("is it", "it is")}, AGAIN),
+    "rows that nothing generates": ({"generate.py": GENERATE, "old.jsonl": ROWS}, AGAIN),
+    "a new file": ({"generate.py": GENERATE + "Path('new.md').write_text('')\n"}, AGAIN),
+    "a generator that fails": ({"generate.py": "import missing_module"}, AGAIN),
     "an error of a review": (
         {"run.toml": RUN + "max_length = 8\n"},
         "passes_its_own_check",

@@ -175,6 +175,10 @@ def test_example_lists_and_copies(tunesmith: Tunesmith, tmp_path: Path) -> None:
     refused = tunesmith("init", "helpdesk", "--recipe", "helpdesk")
     assert refused.exit_code == 2 and "overwrite the file with --force" in refused.stderr
     assert tunesmith("init", "helpdesk", "--example", "helpdesk", "--force").exit_code == 0
+    escaped = tunesmith("init", "a\x1b[31mb", "--example", "helpdesk")
+    assert escaped.exit_code == 0 and "\x1b" not in escaped.output
+    for name in ("helpdesk", "repairs"):
+        assert tunesmith("init", "helpdesk/run.toml", "--example", name).exit_code == 2
     unknown = tunesmith("init", "x", "--example", "heldpesk")
     assert unknown.exit_code == 2 and 'did you mean "helpdesk"?' in unknown.stderr
 

@@ -14,7 +14,7 @@ from tunesmith.errors import DataError
 from tunesmith.records import Completion
 from tunesmith.testing.examples import COMPLETIONS
 from tunesmith.testing.fakes import FakeTextModel
-from tunesmith_plugins.evaluators.code.extract_code import Names, extract_code, read_names
+from tunesmith_evidence.answers.extract_code import Names, extract_code, read_names
 from tunesmith_plugins.evaluators.code.offer import CODE, CodeOptions
 from tunesmith_plugins.evaluators.code.run_program import Limits, passes_tests
 

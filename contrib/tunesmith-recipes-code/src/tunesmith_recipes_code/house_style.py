@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
-import textwrap
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -18,16 +18,14 @@ from pydantic import Field
 from tunesmith.contracts import Measurement, TextModel
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.records import Chat, Completion, Record
+from tunesmith_evidence.answers.extract_code import extract_code
 from tunesmith_evidence.answers.generate import (
     AnswerOptions,
     generate_answers,
-    resolve_max_new_tokens,
 )
-from tunesmith_evidence.answers.normalize import strip_reasoning
 
 KEPT, PARSES = "conventions-kept", "code-parses"
 METRICS = tuple(Metric(name=name, higher_is_better=True, bounds=(0, 1)) for name in (KEPT, PARSES))
-_FENCED = re.compile(r"```\w*[ \t]*\n(.*?)```", re.DOTALL)
 _SNAKE_CASE = re.compile(r"_*[a-z][a-z0-9_]*")
 
 
@@ -54,15 +52,16 @@ class HouseStyle:
     """Measures whether the code in answers keeps to the conventions."""
 
     options: HouseStyleOptions
+    limit: int | None = None
+    """Maximum tokens per answer, or None to derive it from the measured rows."""
 
     def prepare(self, references: Sequence[Record]) -> Self:
         """Return an evaluator with the token limit for these references."""
-        limit = resolve_max_new_tokens(self.options.max_new_tokens, references)
-        return replace(self, options=self.options.model_copy(update={"max_new_tokens": limit}))
+        return replace(self, limit=self.options.answer_limit(references))
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
         """Generate code for each record and count what departs from the conventions."""
-        answers = generate_answers(model, records, self.options.max_new_tokens)
+        answers = generate_answers(model, records, self.limit or self.options.answer_limit(records))
         found = [find_departures(extract_code(answer), self.options) for answer in answers]
         kinds = sorted({kind for departures in found for kind in departures or ()})
         counts = {kind: sum(kind in (departures or ()) for departures in found) for kind in kinds}
@@ -83,12 +82,6 @@ class HouseStyle:
         ]
 
 
-def extract_code(answer: str) -> str:
-    """Return the code in an answer: its fenced blocks, or all of it if it has none."""
-    text = strip_reasoning(answer)
-    return textwrap.dedent("\n".join(_FENCED.findall(text)) or text)
-
-
 def find_departures(code: str, options: HouseStyleOptions) -> tuple[str, ...] | None:
     """Return the kinds of departures from the conventions, without repetition.
 
@@ -97,7 +90,8 @@ def find_departures(code: str, options: HouseStyleOptions) -> tuple[str, ...] | 
             function or does not parse.
     """
     try:
-        tree = ast.parse(code)
+        with warnings.catch_warnings(action="ignore"):  # about invalid escapes in strings
+            tree = ast.parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
     functions = [
@@ -117,7 +111,7 @@ def _check_function(
 ) -> Iterator[str]:
     if not _SNAKE_CASE.fullmatch(function.name):
         yield "a function's name is not in snake case"
-    if options.prefixes and not function.name.startswith(tuple(options.prefixes)):
+    if options.prefixes and not function.name.startswith(("__", *options.prefixes)):
         yield "a function's name has none of the prefixes"
     if options.docstrings and not function.name.startswith("_"):
         text = ast.get_docstring(function) or ""
@@ -152,4 +146,5 @@ HOUSE_STYLE = EvaluatorOffer(
     metrics=METRICS,
     accepts=frozenset({Completion, Chat}),
     generates=True,
+    answer_limit=HouseStyleOptions.answer_limit,
 )

@@ -15,14 +15,16 @@ from tunesmith_data.marks import find_marks
 HINT = "remove code that you may not reuse: a model can repeat it"
 MARKS = {
     "a copyleft license": re.compile(
-        r"GNU (?:Affero |Lesser )?General Public License|SPDX-License-Identifier:\s*A?L?GPL|"
-        r"\b[AL]?GPL-?v?[23](?:\.0)?\b|Mozilla Public License|Server Side Public License"
+        r"\b[AL]?GPL(?:,? ?v(?:ersion )?|[ -]|)[23]\b|\bGNU [AL]?GPL\b|\b(?:[EM]P|EUP|CDD|SSP)L-\d"
+        r"|(?:GNU (?:\w+ )?General|Mozilla|Eclipse|Server Side) Public License",
+        re.IGNORECASE,
     ),
     "a proprietary notice": re.compile(
         r"all rights reserved|proprietary and confidential|unauthorized copying", re.IGNORECASE
     ),
     "a copyright notice": re.compile(
-        r"(?:copyright|©)\s*(?:\(c\)\s*)?(?:19|20)\d\d", re.IGNORECASE
+        # A name, in capitals, may precede the year.
+        r"(?i:copyright|©|\(c\))[ :]*(?:(?:\([cC]\)|©)\s*)?(?:[A-Z][\w.,&-]*\s+){0,5}(?:19|20)\d\d"
     ),
 }
 """Marks of licensed code, by what they say."""

@@ -7,85 +7,92 @@ drugs with their doses, the drugs that are withheld, and a question about a dose
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import Literal, Self
 
-from tunesmith.contracts import Measurement, TextModel
-from tunesmith.offers import EvaluatorOffer
-from tunesmith.records import Chat, Completion, Record, last_exchange
-from tunesmith_evidence.answers.generate import (
-    AnswerOptions,
-    generate_answers,
-    read_references,
-    resolve_max_new_tokens,
-)
-from tunesmith_evidence.answers.normalize import strip_reasoning
-from tunesmith_evidence.answers.parts import list_part_metrics, measure_parts
-from tunesmith_evidence.tasks.examples import prompt_text
+from tunesmith_evidence.answers.generate import AnswerOptions
+from tunesmith_evidence.answers.numbers import NUMBER, read_number
+from tunesmith_evidence.answers.parts import offer_parts_evaluator
 
-METRICS = list_part_metrics(
-    "orders-safe", "doses-preserved", "negations-preserved", "questions-preserved"
-)
-MASS = {
-    "mcg": 1, "ug": 1, "µg": 1, "microgram": 1, "micrograms": 1,
-    "mg": 1_000, "milligram": 1_000, "milligrams": 1_000,
-    "g": 1_000_000, "gram": 1_000_000, "grams": 1_000_000,
-}  # fmt: skip
-"""Units of mass, in micrograms: 0.5 g and 500 mg are the same dose."""
-OTHER_UNITS = {
-    "unit": "units", "units": "units", "iu": "units",
-    "ml": "ml", "milliliter": "ml", "milliliters": "ml", "millilitres": "ml",
-    "puff": "puffs", "puffs": "puffs", "tablet": "tablets", "tablets": "tablets",
-}  # fmt: skip
-_UNITS = "|".join(sorted([*MASS, *OTHER_UNITS], key=len, reverse=True))
-_DOSE = re.compile(rf"(?<![\d.,])(\d[\d,]*(?:\.\d+)?)\s*({_UNITS})(?![a-zµ])", re.IGNORECASE)
-_STOP = re.compile(
-    r"\b(?:hold|stop|no|not|never|without|avoid|discontinue|withhold|omit|don't|cancel)\b",
+UNITS = {
+    **dict.fromkeys(("mcg", "ug", "μg", "microgram"), (1, "mcg")),
+    **dict.fromkeys(("mg", "milligram"), (1_000, "mcg")),
+    **dict.fromkeys(("g", "gram"), (1_000_000, "mcg")),
+    **dict.fromkeys(("unit", "iu", "u"), (1, "unit")),
+    **dict.fromkeys(("ml", "milliliter", "millilitre"), (1, "ml")),
+    **{name: (1, name) for name in ("puff", "tablet", "capsule", "drop")},
+}
+"""The factor to a basic unit, and that unit: 0.5 g and 500 mg are the same dose."""
+_UNIT = rf"({'|'.join(sorted(UNITS, key=len, reverse=True))})s?(?![a-zμ])"
+_DOSE = re.compile(
+    # A range and a multiple are other doses than the number before the unit.
+    rf"(?<![\d.,/])(?:({NUMBER})\s*(?:[-–x×]|to|or)\s*)?({NUMBER})[\s-]*{_UNIT}"
+    r"(?:\s*(?:/|per)\s*(kg|m2|ml)\b)?",
     re.IGNORECASE,
 )
-_ASK = re.compile(r"\?|\b(?:ask|clarify|confirm|unclear|unknown|missing|query)\b", re.IGNORECASE)
-_STATEMENT = re.compile(r"[;\n]|(?<!\d)[.,](?!\d)|\b(?:and|but)\b")
-_WORD = re.compile(r"[a-z][a-z-]{3,}", re.IGNORECASE)
-_VERBS = frozenset(
-    ("start", "stop", "hold", "give", "take", "dose", "with", "without", "daily", "night")
+_NOT = r"(?:not|never|don['’]?t)"
+_VERB = (
+    r"(?:(?:h[oe]ld|stop|paus|discontinu|withh[oe]ld|omit|cancel|suspend|skip|ceas|avoid)\w*"
+    r"|end(?:s|ed)?\b)"
 )
-"""Words of orders that occur in prompts and answers, but do not name a drug."""
+_NOT_STOPPED = re.compile(rf"\b{_NOT} {_VERB}", re.IGNORECASE)
+_STOP = re.compile(rf"\b(?:{_VERB}|no\b|{_NOT}\b)", re.IGNORECASE)
+_ASK = re.compile(r"\?|\b(?:ask|clarify|confirm|unclear|unknown|missing|query)\b", re.IGNORECASE)
+_SENTENCE = re.compile(r"[;\n!]|(?<=\?)|\.(?!\d)")
+_PART = re.compile(r",(?!\d)|\b(?:and|but)\b", re.IGNORECASE)
+_WORD = re.compile(r"[a-z][a-z-]{3,}", re.IGNORECASE)
+_COMMON = frozenset((
+    "start", "give", "take", "dose", "with", "daily", "night", "every", "hours", "times", "twice",
+    "three", "four", "morning", "evening", "bedtime", "mouth", "orally", "needed", "before",
+))  # fmt: skip
+"""Words of orders that occur in prompts and references, but do not name a drug."""
 
 
 @dataclass(frozen=True)
 class Orders:
     """The orders in a text: doses by drug, drugs that are not given, and drugs to ask about."""
 
-    doses: frozenset[tuple[str, str, Decimal, str]]
+    doses: Counter[tuple[frozenset[str], Decimal, str]]
+    """How often each dose of a drug is ordered: a repeated order is another dose."""
     stopped: frozenset[str]
     asked: frozenset[str]
 
 
 def read_orders(text: str, drugs: frozenset[str]) -> Orders:
-    """Read the orders about these drugs; a statement names one drug, or continues the last one."""
-    doses, stopped, asked = set(), set(), set()
-    drug = ""
-    for statement in filter(str.strip, _STATEMENT.split(text)):
-        named = [word for word in map(str.casefold, _WORD.findall(statement)) if word in drugs]
-        drug = named[0] if named else drug
-        found = [read_dose(*match) for match in _DOSE.findall(statement)]
-        doses |= {(drug, *dose) for dose in found}
-        if _ASK.search(statement):
-            asked |= {*named} or {drug}
-        elif _STOP.search(statement):
-            stopped |= {*named} or {drug}
-    return Orders(frozenset(doses), frozenset(stopped), frozenset(asked))
+    """Read the orders about these drugs.
+
+    A part of a sentence that names no drug continues the last one, and a part that only names a
+    drug continues the order before it: "hold warfarin and digoxin".
+    """
+    doses, stopped, asked = Counter[tuple[frozenset[str], Decimal, str]](), set[str](), set[str]()
+    drug = frozenset[str]()
+    for sentence in _SENTENCE.split(text):
+        order = set[str]()
+        for part in _PART.split(sentence):
+            words = {word.casefold() for word in _WORD.findall(part)}
+            drug = drugs & words or drug
+            found = read_doses(part)
+            doses.update((drug, *dose) for dose in found)
+            if _ASK.search(part):
+                order = asked
+            elif _STOP.search(_NOT_STOPPED.sub("", part)):
+                order = stopped
+            elif found or not words <= drugs:
+                order = set()
+            order |= drug
+    return Orders(doses, frozenset(stopped), frozenset(asked))
 
 
-def read_dose(number: str, unit: str) -> tuple[str, Decimal, str]:
-    """Return the kind of unit, the amount in the kind's basic unit, and that unit."""
-    amount = Decimal(number.replace(",", ""))
-    unit = unit.casefold()
-    if unit in MASS:
-        return ("mass", amount * MASS[unit], "mcg")
-    return ("count", amount, OTHER_UNITS[unit])
+def read_doses(text: str) -> set[tuple[Decimal, str]]:
+    """Return the doses in a text as amounts with their basic units."""
+    found = set()
+    for first, last, unit, per in _DOSE.findall(text):
+        factor, basic = UNITS[unit.casefold()]
+        found |= {
+            (read_number(n) * factor, f"{basic}/{per.casefold()}") for n in (first, last) if n
+        }
+    return found
 
 
 def list_drugs(prompt: str, reference: str) -> frozenset[str]:
@@ -93,51 +100,28 @@ def list_drugs(prompt: str, reference: str) -> frozenset[str]:
     in_prompt, in_reference = (
         {word.casefold() for word in _WORD.findall(text)} for text in (prompt, reference)
     )
-    return frozenset((in_prompt & in_reference) - _VERBS - MASS.keys() - OTHER_UNITS.keys())
+    orders = {word for word in in_reference if _STOP.match(word) or _ASK.match(word)}
+    units = {word for word in in_reference if word.removesuffix("s") in UNITS}
+    return frozenset((in_prompt & in_reference) - _COMMON - orders - units)
 
 
 class MedicationOptions(AnswerOptions):
     """Options of ``[[evaluators]] use = "medication"``."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Medication:
-    """Measures whether answers order what their references order."""
-
-    max_new_tokens: Literal["auto"] | int = "auto"
-
-    def prepare(self, references: Sequence[Record]) -> Self:
-        """Return an evaluator with the token limit for these references."""
-        return replace(self, max_new_tokens=resolve_max_new_tokens(self.max_new_tokens, references))
-
-    def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
-        """Generate an answer for each record and compare its orders with the reference's."""
-        references = read_references(records, "medication")
-        answers = generate_answers(model, records, self.max_new_tokens)
-        prompts = [prompt_text(last_exchange(record)[0]) for record in records]
-        triples = zip(prompts, map(strip_reasoning, answers), references, strict=True)
-        rows = [compare(*triple) for triple in triples]
-        return measure_parts(METRICS, rows, answers)
-
-
-def compare(prompt: str, answer: str, reference: str) -> tuple[bool, bool, bool]:
+def judge(
+    _options: MedicationOptions, prompt: str, answer: str, reference: str
+) -> tuple[bool, bool, bool]:
     """Return whether the doses, the negations and the open questions agree."""
     drugs = list_drugs(prompt, reference)
     given, right = read_orders(answer, drugs), read_orders(reference, drugs)
     return given.doses == right.doses, given.stopped == right.stopped, given.asked == right.asked
 
 
-def build(options: MedicationOptions) -> Medication:
-    """Build the evaluator."""
-    return Medication(max_new_tokens=options.max_new_tokens)
-
-
-MEDICATION = EvaluatorOffer(
+MEDICATION = offer_parts_evaluator(
     name="medication",
     summary="doses, negations and open questions of medication orders",
     config=MedicationOptions,
-    build=build,
-    metrics=METRICS,
-    accepts=frozenset({Completion, Chat}),
-    generates=True,
+    metrics=("orders-safe", "doses-preserved", "negations-preserved", "questions-preserved"),
+    judge=judge,
 )

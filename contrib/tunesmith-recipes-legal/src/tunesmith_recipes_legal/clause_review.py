@@ -8,26 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Self
 
 from pydantic import Field
 
-from tunesmith.contracts import Measurement, TextModel
-from tunesmith.offers import EvaluatorOffer
-from tunesmith.records import Chat, Completion, Record, last_exchange
-from tunesmith_evidence.answers.generate import (
-    AnswerOptions,
-    generate_answers,
-    read_references,
-    resolve_max_new_tokens,
-)
-from tunesmith_evidence.answers.normalize import strip_reasoning
-from tunesmith_evidence.answers.parts import list_part_metrics, measure_parts
-from tunesmith_evidence.tasks.examples import prompt_text
+from tunesmith_evidence.answers.generate import AnswerOptions
+from tunesmith_evidence.answers.parts import offer_parts_evaluator
 
-METRICS = list_part_metrics("review-sound", "citations-exist", "citations-right", "risks-right")
-_CLAUSE = re.compile(r"(?<![\w.])\d+(?:\.\d+)+(?!\w)")
+_CLAUSE = re.compile(
+    r"(?<![\w.$€£])\d+(?:\.\d+)+(?!\w|\s?(?:[%$€£]|percent|per cent|EUR|USD|GBP))", re.IGNORECASE
+)
 _STATEMENT = re.compile(r"[;\n]|\.\s")
 
 
@@ -35,55 +24,45 @@ class ClauseReviewOptions(AnswerOptions):
     """Options of ``[[evaluators]] use = "clause-review"``."""
 
     risks: list[str] = Field(
-        ["high", "medium", "low"], description="Words for the risk of a clause, in any case."
+        ["high", "medium", "low"],
+        min_length=1,
+        description="Words for the risk of a clause, in any case.",
     )
 
 
-@dataclass(frozen=True)
-class ClauseReview:
-    """Measures whether reviews cite the clauses that their references cite."""
-
-    options: ClauseReviewOptions
-
-    def prepare(self, references: Sequence[Record]) -> Self:
-        """Return an evaluator with the token limit for these references."""
-        limit = resolve_max_new_tokens(self.options.max_new_tokens, references)
-        return replace(self, options=self.options.model_copy(update={"max_new_tokens": limit}))
-
-    def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
-        """Generate a review for each record, and compare its citations with the reference's."""
-        references = read_references(records, "clause-review")
-        answers = generate_answers(model, records, self.options.max_new_tokens)
-        prompts = [prompt_text(last_exchange(record)[0]) for record in records]
-        triples = zip(prompts, map(strip_reasoning, answers), references, strict=True)
-        rows = [self.judge(*triple) for triple in triples]
-        return measure_parts(METRICS, rows, answers)
-
-    def judge(self, prompt: str, answer: str, reference: str) -> tuple[bool, bool, bool]:
-        """Return whether all citations exist, are the reference's, and have its risks."""
-        known = {*_CLAUSE.findall(prompt)}
-        cited, right = self.read_risks(answer), self.read_risks(reference)
-        if not answer.strip():
-            return False, False, False
-        return cited.keys() <= known, cited.keys() == right.keys(), cited == right
-
-    def read_risks(self, review: str) -> dict[str, frozenset[str]]:
-        """Return the risks that are stated about each cited clause, in the same statement."""
-        found: dict[str, frozenset[str]] = {}
-        for statement in _STATEMENT.split(review):
-            words = {word.casefold() for word in re.findall(r"[a-z]+", statement, re.IGNORECASE)}
-            risks = frozenset(words & {risk.casefold() for risk in self.options.risks})
-            for clause in _CLAUSE.findall(statement):
-                found[clause] = found.get(clause, frozenset()) | risks
-        return found
+def judge(
+    options: ClauseReviewOptions, prompt: str, answer: str, reference: str
+) -> tuple[bool, bool, bool]:
+    """Return whether all citations exist, are the reference's, and have its risks."""
+    if not answer.strip():
+        return False, False, False
+    known = {*_CLAUSE.findall(prompt)}
+    cited, right = (read_risks(text, options.risks) for text in (answer, reference))
+    return cited.keys() <= known, cited.keys() == right.keys(), cited == right
 
 
-CLAUSE_REVIEW = EvaluatorOffer(
+def read_risks(review: str, risks: Sequence[str]) -> dict[str, frozenset[str]]:
+    """Return the risks that are stated about each cited clause, in the same statement.
+
+    If a statement has as many risks as clauses, they belong together in their order.
+    """
+    found: dict[str, frozenset[str]] = {}
+    names = "|".join(map(re.escape, sorted(risks, key=len, reverse=True)))
+    for statement in _STATEMENT.split(review):
+        clauses = _CLAUSE.findall(statement)
+        stated = re.findall(rf"(?<!\w)(?:{names})(?!\w)", statement, re.IGNORECASE)
+        each = [stated] * len(clauses)
+        if len(clauses) == len(stated):  # "high 7.1, medium 7.2"
+            each = [[risk] for risk in stated]
+        for clause, own in zip(clauses, each, strict=True):
+            found[clause] = found.get(clause, frozenset()) | {*map(str.casefold, own)}
+    return found
+
+
+CLAUSE_REVIEW = offer_parts_evaluator(
     name="clause-review",
     summary="cited clauses of contract reviews: do they exist, and are they right?",
     config=ClauseReviewOptions,
-    build=ClauseReview,
-    metrics=METRICS,
-    accepts=frozenset({Completion, Chat}),
-    generates=True,
+    metrics=("review-sound", "citations-exist", "citations-right", "risks-right"),
+    judge=judge,
 )

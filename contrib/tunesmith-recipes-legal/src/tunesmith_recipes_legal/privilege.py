@@ -15,16 +15,22 @@ from tunesmith_data.marks import find_marks
 HINT = "remove these documents, or ask the lawyer in charge before training on them"
 MARKS = {
     "a mark of attorney-client privilege": re.compile(
-        r"attorney[\s-]+client|solicitor[\s-]+client|legal(?:ly)? privileged?|"
-        r"privileged (?:and|&) confidential",
+        r"(?:attorney|solicitor|lawyer)[\s/–-]+client\b|legal(?:ly)? privileged?"
+        r"|privileged ?(?:and|&|/) ?confidential|confidential ?(?:and|&|/) ?privileged",
         re.IGNORECASE,
     ),
     "a mark of attorney work product": re.compile(
-        r"(?:attorney )?work[\s-]product|prepared (?:in anticipation of|for) litigation",
+        # Contracts also call the results of a contractor "work product".
+        r"(?:attorney|lawyer)(?:[’']?s[’']?)? work[\s-]product"
+        r"|work[\s-]product (?:doctrine|privilege|protection)"
+        r"|prepared (?:in anticipation of|for) litigation",
         re.IGNORECASE,
     ),
     "a mark of settlement talks": re.compile(
-        r"without prejudice|settlement (?:discussion|negotiation)s?|rule 408", re.IGNORECASE
+        # "Without prejudice to other rights" is a phrase of contracts.
+        r"without prejudice\b(?!\s+to\b)|rule 408"
+        r"|(?:confidential|for) settlement (?:communication|discussion|negotiation|purpose)s?",
+        re.IGNORECASE,
     ),
 }
 """Marks of documents that must not be disclosed, by what they protect."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,7 +24,14 @@ from tunesmith_tui.library import GROUPS, Library
 from tunesmith_tui.machine_load import describe_machine
 from tunesmith_tui.run_state import RunState
 from tunesmith_tui.views import monitor
-from tunesmith_tui.views.answers import FILTERS, filter_rows, list_cells, render_answer
+from tunesmith_tui.views.answers import (
+    FILTERS,
+    MAX_LISTED,
+    describe_rows,
+    filter_rows,
+    list_cells,
+    render_answer,
+)
 from tunesmith_tui.views.compare import Compared, compare_runs, render_comparison
 from tunesmith_tui.views.data import render_data
 from tunesmith_tui.views.run import render_run
@@ -37,6 +44,8 @@ TICK, READ, FIRST_READ = 0.1, 0.06, 0.15
 CHECK_TICKS, SCAN_TICKS = 10, 50
 """Ticks between two looks at all logs, and between two looks for new runs."""
 MAX_RESULTS = 4
+WRONG_VALUE = (ValueError, LookupError, TypeError, AttributeError)
+"""Errors because of a value that this version does not write."""
 HELP = (
     ("1 to 7", "Runs, Run, Compare, Answers, Data, Monitor, Search"),
     ("up, down", "move in a list or scroll; also j, k, page up, page down"),
@@ -49,13 +58,13 @@ HELP = (
     ("t", "Runs: as a tree, below each run those that continue it"),
     ("space", "Runs: mark two runs, A and B, to compare them"),
     ("f", "Answers: all rows, those that got worse, or the wrong ones"),
-    ("m", "Monitor: ask the monitor of the run for its report"),
+    ("m", "Monitor: ask for a report; the monitor writes its page"),
     ("?", "this help"),
     ("q", "quit"),
     ("•", "in a curve: mean of the steps of a column; │ is its 95 % interval"),
     ("○", "in a curve: validation rows"),
     ("░", "predicted; ● is the measured value"),
-    ("", "The dashboard writes nothing. NO_COLOR turns colors off."),
+    ("", "Nothing else is written. NO_COLOR turns colors off."),
 )  # fmt: skip
 """Keys and signs, with their meaning."""
 
@@ -168,7 +177,7 @@ class Dashboard(App[None]):  # type: ignore[misc]
         self.ticks = 0
         self.results: dict[tuple[Any, ...], Any] = {}
         """Results of slow work by its key: a result, an error as text, or None while it runs."""
-        self.answer_rows: list[AnswerRow] = []
+        self.answer_rows: Sequence[AnswerRow] = ()
         self.metric = ""
         self.listed: list[RunState] = []
 
@@ -227,7 +236,14 @@ class Dashboard(App[None]):  # type: ignore[misc]
         elif self.current is None:
             self.pages[self.view].show(Text("No run was found."))
         else:
-            self.pages[self.view].show(self._render(self.current, width - 2))
+            self.pages[self.view].show(self._render_safely(self.current, width - 2))
+
+    def _render_safely(self, run: RunState, width: int) -> RenderableType:
+        """Return the content of a screen, or what is wrong with an event of another version."""
+        try:
+            return self._render(run, width)
+        except WRONG_VALUE as error:
+            return paragraph(f"events.jsonl has a value that cannot be shown: {error}", "red")
 
     def _render(self, run: RunState, width: int) -> RenderableType:
         match self.view:
@@ -267,7 +283,7 @@ class Dashboard(App[None]):  # type: ignore[misc]
         self.foot.update(join([*texts, Text("? help  q quit", "dim")], " · "))
 
     def _show_answers(self, width: int) -> None:
-        rows, page = self.answers_list, self.answers_page
+        rows, page, self.answer_rows = self.answers_list, self.answers_page, ()
         run = self.current
         if run is None or not run.report.tuned:
             rows.show({"": 10}, [], 0)
@@ -285,12 +301,12 @@ class Dashboard(App[None]):  # type: ignore[misc]
             rows.show({"": 10}, [], 0)
             page.show(paragraph(text))
             return
-        self.answer_rows = filter_rows(found, self.kept)
+        self.answer_rows = filter_rows(found, self.kept)[:MAX_LISTED]
         cells = [list_cells(row, width) for row in self.answer_rows]
-        title = shown(f"{self.kept}: {len(cells):,}. {found.summary}", width - 14).plain
+        title = shown(describe_rows(found, self.kept), width - 14).plain
         cursor = min(max(0, rows.cursor_row), max(0, len(cells) - 1))
         self.metric = found.label
-        rows.show({"": 9, title: width - 13}, cells, cursor)
+        rows.show({"": 9, title: max(10, width - 13)}, cells, cursor)
         self._show_answer(cursor)
 
     def _show_answer(self, cursor: int) -> None:
@@ -328,7 +344,7 @@ class Dashboard(App[None]):  # type: ignore[misc]
     def _work(self, key: tuple[Any, ...], work: Callable[[], Any]) -> None:
         try:
             result = work() or ""
-        except (TunesmithError, OSError, ValueError, LookupError) as error:
+        except (TunesmithError, OSError, *WRONG_VALUE) as error:
             hint = getattr(error, "hint", "")
             result = f"{error}\n{hint}".strip()
         self.call_from_thread(self._finish, key, result)
@@ -417,7 +433,8 @@ class Dashboard(App[None]):  # type: ignore[misc]
         # Events can be late; the position of the cursor is always the newest.
         cursor = event.data_table.cursor_row
         if event.data_table is self.answers_list:
-            self._show_answer(cursor)
+            if self.answer_rows:
+                self._show_answer(cursor)
         elif cursor < len(self.listed) and self.listed[cursor] is not self.current:
             self.current, self.is_chosen = self.listed[cursor], True
             self._show_frame(len(self.listed))

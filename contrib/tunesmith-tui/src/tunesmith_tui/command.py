@@ -16,8 +16,8 @@ from tunesmith.errors import EnvironmentProblem, UsageError
 def command(folders: tuple[Path, ...]) -> None:
     """Show the runs in each FOLDER (default: runs/) in the terminal, while they run.
 
-    A FOLDER is a run, a search of `tunesmith tune`, or contains some. Nothing is written, so the
-    dashboard is safe to use beside a running training, and over SSH. Press `?` for the keys.
+    A FOLDER is a run, a search of `tunesmith tune`, or contains some. Nothing is written to a run,
+    so the dashboard is safe to use beside a training, and over SSH. Press `?` for the keys.
     """
     roots = folders or (Path("runs"),)
     for root in roots:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from rich.text import Text
 
+from tunesmith.events import Measured
 from tunesmith_evidence.number_text import format_number, format_rate
 from tunesmith_tui.series import Series, group_by_column
 
@@ -41,7 +42,8 @@ def plot(curve: Curve, width: int, height: int) -> list[Text]:
         return []
     steps = [bucket.step for bucket in (*buckets, *others)]
     first, last = min(steps), max(*steps, curve.series.last[0], curve.last_step)
-    margin = 8
+    means = [bucket.mean for bucket in (*buckets, *others)]
+    margin = max(8, *(len(curve.format(mean)) for mean in (min(means), max(means))))
     columns = max(10, width - margin - 2)
     drawn = group_by_column(buckets, columns, first, last)
     marked = group_by_column(others, columns, first, last)
@@ -69,30 +71,37 @@ def plot(curve: Curve, width: int, height: int) -> list[Text]:
     title.truncate(width)
     lines = [title]
     for number, row in enumerate(rows):
-        line = Text(f"{labels.get(number, ''):>{margin}.{margin}} {SPREAD}", "dim")
+        line = Text(f"{labels.get(number, ''):>{margin}} {SPREAD}", "dim")
         line.append("".join(row).rstrip(), "")
         line.highlight_regex(POINT, "green")
         line.highlight_regex(OTHER, "cyan")
         lines.append(line)
-    axis = f"{'step':>{margin}} └{f'{first:,} ':─<{columns - len(f'{last:,}') - 1}} {last:,}"
-    return [*lines, Text(axis, "dim")]
+    axis = f"{first:,} ".ljust(columns - len(f"{last:,}") - 1, "─")
+    return [*lines, Text(f"{'step':>{margin}} └{axis} {last:,}", "dim")]
 
 
 def draw_interval(
     value: float, low: float, high: float, ends: tuple[float, float], width: int
 ) -> str:
     """Draw a value with its interval on a scale between two ends: ``  ├──●─┤``."""
-    if not all(map(math.isfinite, (value, low, high))):
+    if width < 1 or not all(map(math.isfinite, (value, low, high))):
         return ""
     span = ends[1] - ends[0] or 1.0
     start, point, stop = (
         min(width - 1, max(0, round((x - ends[0]) / span * (width - 1))))
         for x in (low, value, high)
     )
-    cells = [" "] * start + ["─"] * (stop - start + 1)
+    cells = ["─" if start < n < stop else " " for n in range(width)]
     cells[start], cells[stop] = "├", "┤"
     cells[point] = "●"
-    return "".join(cells)
+    return "".join(cells).rstrip()
+
+
+def find_ends(scores: Iterable[Measured]) -> tuple[float, float]:
+    """Return the ends of a scale for scores with their intervals, except for infinite ones."""
+    ends = [end for score in scores for end in (score.low, score.value, score.high)]
+    finite = [end for end in ends if math.isfinite(end)] or [0.0]
+    return min(finite), max(finite)
 
 
 def draw_band(low: float, high: float, actual: float, width: int) -> str:

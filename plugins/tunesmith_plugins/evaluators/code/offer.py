@@ -65,7 +65,7 @@ class Code:
         Raises:
             DataError: an answer calls a tool, or a row has no tests.
         """
-        from tunesmith_plugins.evaluators.code.extract_code import extract_code
+        from tunesmith_evidence.answers.extract_code import extract_code
         from tunesmith_plugins.evaluators.code.run_program import Limits, passes_tests
 
         read_references(records, "code")

@@ -1,8 +1,8 @@
 """Generate the rows of this recipe: ``python generate.py`` writes train.jsonl and test.jsonl.
 
 A row is an excerpt of an invented contract, and the note of a lawyer who compares it with the
-playbook of an invented buyer. The playbook is in no prompt. Test rows have other wordings of
-clauses for about half of the subjects, other numbers and other parties.
+playbook of an invented buyer. The playbook is in no prompt. Test rows have other parties, and a
+third of their deviating clauses have a wording that no training clause has.
 """
 
 from __future__ import annotations

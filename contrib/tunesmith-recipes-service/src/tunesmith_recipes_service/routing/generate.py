@@ -163,7 +163,7 @@ def main() -> None:
                 end = rng.choice(ENDINGS)
                 end = end.lstrip(".") if text.endswith("?") else end
                 prompt = f"{rng.choice(OPENINGS)}{text}{end}"
-                rows.setdefault(prompt, {"prompt": prompt, "completion": team})
+                rows.setdefault(prompt.rstrip(".!"), {"prompt": prompt, "completion": team})
         chosen = [*rows.values()]
         rng.shuffle(chosen)
         text = "".join(json.dumps(row) + "\n" for row in chosen)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -13,10 +15,16 @@ FILTERS = ("all", "regressed", "wrong")
 MAX_LISTED = 2_000
 
 
-def filter_rows(answers: Answers, kept: str) -> list[AnswerRow]:
+def filter_rows(answers: Answers, kept: str) -> Sequence[AnswerRow]:
     """Return the rows of a filter: those on which the tuned model regressed come first."""
-    rows = {"regressed": answers.regressed, "wrong": answers.wrong}.get(kept, answers.rows)
-    return list(rows)[:MAX_LISTED]
+    return {"regressed": answers.regressed, "wrong": answers.wrong}.get(kept, answers.rows)
+
+
+def describe_rows(answers: Answers, kept: str) -> str:
+    """Return how many rows a filter keeps, how many of them are listed, and the summary."""
+    count = len(filter_rows(answers, kept))
+    listed = f", the first {MAX_LISTED:,} listed" if count > MAX_LISTED else ""
+    return f"{kept}: {count:,}{listed}. {answers.summary}"
 
 
 def list_cells(row: AnswerRow, width: int) -> list[Text]:

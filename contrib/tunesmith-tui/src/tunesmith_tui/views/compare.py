@@ -85,7 +85,7 @@ def _render_difference(label: str, found: MetricDifference, width: int) -> list[
     outcome = found.outcome if found.is_clear else "unclear"
     p_value = found.p_value if found.p_value_holm is None else found.p_value_holm
     reach = max(abs(found.low), abs(found.high)) or 1.0
-    bar_width = min(61, width - 10) | 1
+    bar_width = min(61, max(11, width - 10)) | 1
     interval = format_interval(found.low, found.high, signed=True)
     direction = "higher is better" if found.higher_is_better else "lower is better"
     better = {"better": "B is better", "worse": "A is better"}.get(outcome, "unclear")

@@ -23,7 +23,7 @@ from tunesmith_tui.cells import (
     word,
 )
 from tunesmith_tui.library import find_value
-from tunesmith_tui.plot import Curve, draw_band, draw_interval, format_axis, plot
+from tunesmith_tui.plot import Curve, draw_band, draw_interval, find_ends, format_axis, plot
 from tunesmith_tui.run_state import LOSS, MAIN_CURVES, MEMORY, RunState, Stage
 
 LOSS_HEIGHT, HEIGHT, GAP, TWO_COLUMNS_FROM = 8, 5, 4, 110
@@ -76,9 +76,8 @@ def _render_forecast(run: RunState, width: int) -> Iterator[RenderableType]:
     if forecast is None:
         return
     grid, bar = Table.grid(padding=(0, 2)), min(40, max(10, width - 62))
-    seconds = sum(stage.seconds for stage in run.stages.values())
     if len(forecast.seconds) == 2:
-        low, high = forecast.seconds
+        (low, high), seconds = forecast.seconds, run.training_seconds
         text = f"{format_duration(seconds)}; predicted {format_duration_range(low, high)}"
         grid.add_row(Text("training time"), Text(draw_band(low, high, seconds, bar)), Text(text))
     memory = forecast.memory
@@ -148,7 +147,7 @@ def _render_scores(run: RunState, width: int) -> Iterator[RenderableType]:
         scores = [e for e in measured if (e.evaluator, e.metric, e.part) == key]
         best = 1 if scores[0].higher_is_better else -1
         scores.sort(key=lambda e: (e.model != TUNED, -best * e.value))
-        ends = min(e.low for e in scores), max(e.high for e in scores)
+        ends = find_ends(scores)
         label = run.report.metric_label(*key[:2])
         yield (
             heading("")

@@ -20,7 +20,7 @@ COLUMNS = {"": 1, "run": 21, "state or verdict": 20, "score [95 %]": 20, "time":
 """Widths of the columns that fit into 80 characters, by heading."""
 MORE = {"memory": 9, "tokens": 11, "technique": 10, "model": 14, "started": 16}
 """Widths of the columns that are shown where they fit."""
-MAX_NAME, SCROLL_BAR = 40, 2
+MIN_NAME, MAX_NAME, SCROLL_BAR = 8, 40, 2
 
 
 def list_columns(width: int, group_by: str) -> dict[str, int]:
@@ -33,7 +33,7 @@ def list_columns(width: int, group_by: str) -> dict[str, int]:
         if needed < left:
             columns[heading] = needed
             left -= needed + 1
-    columns["run"] = min(MAX_NAME, columns["run"] + left)
+    columns["run"] = max(MIN_NAME, min(MAX_NAME, columns["run"] + left))
     return columns | group
 
 

@@ -19,7 +19,7 @@ from tunesmith_tui.cells import (
     shown,
     word,
 )
-from tunesmith_tui.plot import draw_interval
+from tunesmith_tui.plot import draw_interval, find_ends
 from tunesmith_tui.run_state import RunState
 
 MAX_OPTIONS = 6
@@ -53,8 +53,8 @@ def _render(trials: Sequence[RunState], width: int) -> Iterator[RenderableType]:
     names = [key.rpartition(".")[2] for key in keys]
     headings = ("trial", "status", *names, "score [95 %]", "time", "")
     grid.add_row(*(shown(text, 14, "bold") for text in headings))
-    bar_width = max(0, width - 62 - 12 * len(keys))
-    ends = (min(s.low for _, s in found), max(s.high for _, s in found)) if found else (0.0, 1.0)
+    bar_width = width - 62 - 12 * len(keys)
+    ends = find_ends(score for _, score in found)
     for trial, score in [*found, *((trial, None) for trial in rest)]:
         values = [format_option(find_option(trial, key), 14) for key in keys]
         bar = draw_interval(score.value, score.low, score.high, ends, bar_width) if (

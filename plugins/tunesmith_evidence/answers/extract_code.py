@@ -9,8 +9,10 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tunesmith_evidence.answers.fenced_blocks import Block, read_fenced_blocks
 from tunesmith_evidence.answers.normalize import strip_reasoning
-from tunesmith_plugins.evaluators.code.fences import Block, read_fenced_blocks
+
+__all__ = ["extract_code"]
 
 _PYTHON = re.compile(r"i?py(?:thon)?[\d.]*")
 _IMPORTS_ALL = re.compile(r"^from\s+\S+\s+import\s+\*", re.MULTILINE)
@@ -28,7 +30,7 @@ class Names:
     imports_all: bool = False
 
 
-def extract_code(answer: str, tests: str) -> str:
+def extract_code(answer: str, tests: str = "") -> str:
     """Return the program in an answer: the fenced blocks that the tests need.
 
     Blocks in other languages than Python are ignored if there are others. The result joins, in
@@ -38,9 +40,9 @@ def extract_code(answer: str, tests: str) -> str:
     * blocks that define a name one of these blocks needs.
 
     Therefore a later definition replaces an earlier one, and blocks that only show how to use the
-    program are skipped. If no block defines a needed name, the result joins all Python blocks, or
-    all blocks without a language, or all blocks. Without any fenced block, the whole answer is the
-    program.
+    program are skipped. If no block defines a needed name, or if there are no tests, the result
+    joins all Python blocks, or all blocks without a language, or all blocks. Without any fenced
+    block, the whole answer is the program.
     """
     answer = strip_reasoning(answer)
     blocks = read_fenced_blocks(answer)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunesmith_plugins.evaluators.code.fences import Block, read_fenced_blocks
+from tunesmith_evidence.answers.fenced_blocks import Block, read_fenced_blocks
 
 CODE = "def f(x):\n    return x"
 
