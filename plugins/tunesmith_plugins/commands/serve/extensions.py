@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -30,12 +31,14 @@ from tunesmith.fence import describe_error, fence
 from tunesmith.offers import Offered, ServeExtensionOffer
 from tunesmith.plan import Plan
 from tunesmith_cli import render
-from tunesmith_cli.serving import ServedAnswer, ServedRequest
+from tunesmith_cli.serving import ServedAnswer, ServedRequest, ServeExtension
 from tunesmith_plugins.commands.serve.api_error import ApiError
 from tunesmith_plugins.commands.serve.metrics import Metrics
 
 MAX_PENDING = 100
 """Number of answers that may wait for an observer; any more are dropped."""
+SECONDS_BETWEEN = 0.05
+"""Pause of an observer that has caught up. Waking a thread for every answer would be expensive."""
 SECRET_HEADER_PATTERN = re.compile(
     "authorization|cookie|token|secret|password|credential|api-?key|jwt"
 )
@@ -53,6 +56,10 @@ class Extension:
             self.headers = frozenset(
                 name for name in named if not SECRET_HEADER_PATTERN.search(name)
             )
+        # A call costs a change of threads, so methods that do nothing are not called.
+        kind = type(self._built)
+        self.chooses = kind.choose is not ServeExtension.choose
+        self.changes_models = kind.change_models is not ServeExtension.change_models
         self._load: Callable[[Path], TextModel] | None = None
         self._added: set[str] = set()
         self._pending: Queue[tuple[ServedRequest, ServedAnswer] | None] = Queue(MAX_PENDING)
@@ -122,7 +129,7 @@ class Extension:
 
     def _run(self) -> None:
         failures = 0
-        while pending := self._pending.get():
+        while pending := self._take():
             if failures == MAX_REPORTER_FAILURES:
                 self._outcome("muted").inc()
                 continue
@@ -138,6 +145,11 @@ class Extension:
                     else ""
                 )
                 self._note(f"failed: {describe_error(error)}{muted}")
+
+    def _take(self) -> tuple[ServedRequest, ServedAnswer] | None:
+        if self._pending.empty():
+            time.sleep(SECONDS_BETWEEN)
+        return self._pending.get()
 
     def _note(self, text: str) -> None:
         render.print_note(f"extension {self.name} of {self._plugin.full_name}: {text}", style="bad")
