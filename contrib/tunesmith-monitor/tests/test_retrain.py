@@ -9,7 +9,6 @@ import random
 import shutil
 from pathlib import Path
 
-import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -154,8 +153,12 @@ def test_other_rows_than_those_of_the_prepared_run_are_refused(
 
 
 def test_options_that_exclude_each_other_or_are_impossible_are_refused(service: Path) -> None:
-    for options in (("--go", "--rollback"), ("--prepare", "--go"), ("--first-rows", "0")):
-        assert isinstance(call(service, *options).exception, (UsageError, click.UsageError))
+    for options, text in (
+        (("--go", "--rollback"), "cannot be combined"),
+        (("--prepare", "--go"), "cannot be combined"),
+        (("--first-rows", "0"), "x>0"),
+    ):
+        assert text in str(call(service, *options).exception)
 
 
 def test_an_interrupted_retraining_repeats_no_step(
