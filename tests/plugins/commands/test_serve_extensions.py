@@ -43,6 +43,13 @@ from tunesmith_torch.data.templates import Template
 from tunesmith_torch.generation.text_model import TorchTextModel
 from tunesmith_torch.testing.tiny_model import build_tiny_tokenizer
 
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Observers do not wait for more answers."""
+    monkeypatch.setattr(extensions, "SECONDS_BETWEEN", 0.01)
+
+
 ASKED = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 8}
 
 
@@ -316,6 +323,21 @@ def test_a_slow_observer_delays_no_answer(monkeypatch: pytest.MonkeyPatch) -> No
         assert b"tunesmith_observations_total{" in running.service.metrics.to_text()
         may_go_on.set()
         wait_for(lambda: count("observed") + count("dropped") == 10)
+
+
+def test_an_observer_wakes_for_many_answers_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also before its pause ends, if the queue could overflow."""
+    monkeypatch.setattr(extensions, "SECONDS_BETWEEN", 1e3)
+    monkeypatch.setattr(extensions, "MAX_PENDING", 10)
+    extension, users = extension_of(Users)
+    with run_server({"tuned": CallingEngine(FakeTextModel())}, extensions=[extension]) as running:
+        for _ in range(5):
+            ask(running)
+        assert not users.seen
+        ask(running)
+        wait_for(lambda: len(users.seen) == 6)
+        ask(running)
+    assert len(users.seen) == 7
 
 
 def test_what_is_pending_at_the_end_is_observed() -> None:

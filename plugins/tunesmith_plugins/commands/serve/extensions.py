@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-import time
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from queue import Full, Queue
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 from pydantic import ValidationError
@@ -37,8 +36,9 @@ from tunesmith_plugins.commands.serve.metrics import Metrics
 
 MAX_PENDING = 100
 """Number of answers that may wait for an observer; any more are dropped."""
-SECONDS_BETWEEN = 0.05
-"""Pause of an observer that has caught up. Waking a thread for every answer would be expensive."""
+SECONDS_BETWEEN = 1.0
+"""Pause of an observer, which ends early if many answers wait. Waking a thread for every answer
+would be expensive."""
 SECRET_HEADER_PATTERN = re.compile(
     "authorization|cookie|token|secret|password|credential|api-?key|jwt"
 )
@@ -63,6 +63,7 @@ class Extension:
         self._load: Callable[[Path], TextModel] | None = None
         self._added: set[str] = set()
         self._pending: Queue[tuple[ServedRequest, ServedAnswer] | None] = Queue(MAX_PENDING)
+        self._due = Event()
 
     def open_models(self, plan: Plan) -> Mapping[str, TextModel]:
         """Return the models that the extension adds to the run's models."""
@@ -120,11 +121,14 @@ class Extension:
             self._pending.put_nowait((request, answer))
         except Full:
             self._outcome("dropped").inc()
+        if self._pending.qsize() > MAX_PENDING // 2:
+            self._due.set()
 
     def stop(self, seconds: float) -> None:
         """Stop observing. Wait at most this many seconds for queued answers."""
         with suppress(Full):
             self._pending.put(None, timeout=seconds)
+            self._due.set()
             self._thread.join(seconds)
 
     def _run(self) -> None:
@@ -147,8 +151,9 @@ class Extension:
                 self._note(f"failed: {describe_error(error)}{muted}")
 
     def _take(self) -> tuple[ServedRequest, ServedAnswer] | None:
-        if self._pending.empty():
-            time.sleep(SECONDS_BETWEEN)
+        while self._pending.empty():
+            self._due.wait(SECONDS_BETWEEN)
+            self._due.clear()
         return self._pending.get()
 
     def _note(self, text: str) -> None:

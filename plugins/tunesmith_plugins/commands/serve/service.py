@@ -61,7 +61,7 @@ class OpenRequest:
             texts=tuple("".join(p.text for p in pieces) for pieces in choices),
             finish_reasons=tuple((end and end.finish_reason) or "unfinished" for end in ends),
             logprobs=tuple(tuple(s.token[1] for p in c for s in p.scores) for c in choices),
-            confidences=tuple(end and self.confidence(end) for end in ends),
+            confidences=tuple(self.confidence(end) if end else None for end in ends),
             prompt_tokens=self.prompt_tokens,
             completion_tokens=self.completion_tokens,
             seconds=time.monotonic() - self.jobs[0].created,
