@@ -36,6 +36,8 @@ class ServedAnswer:
     logprobs: tuple[tuple[float, ...], ...]
     """Log-probabilities of the tokens in nats, if the offer needs them and the model returns
     them."""
+    confidences: tuple[float | None, ...] = ()
+    """Calibrated probabilities that the choices are right, as the server reports them."""
     prompt_tokens: int
     completion_tokens: int
     seconds: float

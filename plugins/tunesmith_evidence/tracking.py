@@ -10,8 +10,9 @@ import json
 import math
 import re
 import threading
+import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -45,8 +46,9 @@ class TrackerOptions(Options):
     wait: float = Field(
         10,
         ge=0,
-        le=50,
-        description="Seconds to wait at the end of the run for a tracker that does not respond.",
+        le=3600,
+        description="Seconds to wait at the end for a tracker that has not finished. A run waits "
+        "at most a minute; `tunesmith report RUN --to REPORTER` has no such limit.",
     )
 
 
@@ -55,7 +57,7 @@ class TrackedRun:
     """The facts about a run that a tracker gets when the run starts."""
 
     id: str
-    """The name of the run folder, in letters, digits and some marks."""
+    """The name of the run folder and a checksum of the time when the run started first."""
     name: str
     folder: Path
     options: Mapping[str, str]
@@ -139,24 +141,21 @@ class TrackerReporter:
         Raises:
             EnvironmentProblem: an earlier call of the tracker failed, which was not reported yet.
         """
-        if isinstance(event, RunStarted):
-            self._start(event)
+        if isinstance(event, RunStarted) and self._report is None:
+            self._report = Report()
+            for earlier in read_known_events(self._folder.events) if event.resumed else ():
+                self._report.add_event(earlier)
+            first = self._report.started or event
+            self._calls.put(partial(self._begin, describe_run(event, self._folder, first.started)))
         if self._report is None:
             return
         self._report.add_event(event)
         if isinstance(event, (StepFinished, Monitored)):
             self.call(partial(self._log, list_values(event), event.step))
-        if isinstance(event, RunFinished):
-            self.call(partial(self._tracker.finish, describe_results(self._report, self._folder)))
+        if isinstance(event, RunFinished):  # never dropped
+            self._calls.put(partial(self._finish, describe_results(self._report, self._folder)))
         for problem in self._take_problems():
             raise EnvironmentProblem(problem)
-
-    def _start(self, event: RunStarted) -> None:
-        if self._report is None:
-            self._report = Report()
-            for earlier in read_known_events(self._folder.events) if event.resumed else ():
-                self._report.add_event(earlier)
-            self.call(partial(self._begin, describe_run(event, self._folder)))
 
     def call(self, call: Callable[[], object]) -> None:
         """Queue a call for the tracker's thread, for events that ``report`` does not pass on."""
@@ -181,7 +180,7 @@ class TrackerReporter:
     def _succeeds(self, call: Callable[[], object]) -> bool:
         try:
             call()
-        except Exception as error:
+        except BaseException as error:  # a tracker may call sys.exit
             self._problems.put(redact(f"{type(error).__name__}: {error}"))
             return False
         return True
@@ -197,13 +196,21 @@ class TrackerReporter:
             self._tracker.log(new, step)
             self._last_steps.update(dict.fromkeys(new, step))
 
+    def _finish(self, results: TrackedResults) -> None:
+        """Record the results that an earlier process of the run has not recorded."""
+        new = {n: value for n, value in results.values.items() if n not in self._last_steps}
+        self._tracker.finish(replace(results, values=new))
+        self._last_steps.update(dict.fromkeys(new, 0))
 
-def describe_run(event: RunStarted, folder: RunFolder) -> TrackedRun:
-    """Return the start of a run as a tracker gets it, without secrets."""
+
+def describe_run(event: RunStarted, folder: RunFolder, started: str) -> TrackedRun:
+    """Return the start of a run as a tracker gets it, without secrets.
+
+    A later run in a folder of the same name is another run.
+    """
     options = {plain_name(key): cut(value) for key, value in flatten(redact_all(event.plan))}
-    return TrackedRun(
-        plain_name(folder.id), cut(event.name or folder.id), folder.path, options, event.versions
-    )
+    id_ = f"{plain_name(folder.id)}-{zlib.crc32(started.encode()):08x}"
+    return TrackedRun(id_, cut(event.name or folder.id), folder.path, options, event.versions)
 
 
 def list_values(event: StepFinished | Monitored) -> dict[str, float]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import tunesmith
+from tunesmith.errors import EnvironmentProblem
 from tunesmith.events import (
     Event,
     Measured,
@@ -103,7 +104,8 @@ def test_a_run_becomes_curves_intervals_and_tags(tmp_path: Path) -> None:
     assert problems == [] and tracker.closed == 1 and random.getstate() == state
     assert threading.current_thread().name not in tracker.threads
     (run,) = tracker.runs
-    assert (run.id, run.name, run.options["technique.rank"]) == (tmp_path.name, "tickets", "8")
+    assert run.id.startswith(f"{tmp_path.name}-")
+    assert (run.name, run.options["technique.rank"]) == ("tickets", "8")
     (first, second, third), (result,) = tracker.values, tracker.results
     assert first[0] == 1 and first[1]["train/loss"] == 2.0 and first[1]["train/kl_"] == 0.5
     assert first[1]["train/tokens_per_second"] == 2000
@@ -141,6 +143,34 @@ def test_a_resumed_run_continues_with_the_results_from_before(tmp_path: Path) ->
     assert [step for step, _ in replayed.values] == [3, 4] and len(replayed.runs) == 1
 
 
+def test_a_later_run_in_a_folder_of_the_same_name_is_another_run(tmp_path: Path) -> None:
+    first = replace(sample_event(RunStarted), started="2026-01-01T10:00:00+00:00")
+    again = replace(first, started="2026-01-01T11:00:00+00:00", resumed=True)
+    other = replace(first, started="2026-01-02T10:00:00+00:00")
+    (tmp_path / "events.jsonl").write_text(json.dumps(first.to_json()) + "\n")
+    ids = []
+    for event in (first, again, other):
+        tracker = Memory()
+        assert not send(tracker, tmp_path, [event])
+        ids.append(tracker.runs[0].id)
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_results_are_recorded_once(tmp_path: Path) -> None:
+    """A stopped run has the scores of the baselines; its end adds the others."""
+    zero_shot, tuned = (sample_event(Measured, model=model) for model in ("zero-shot", "tuned"))
+    tracker = Memory(known={"test/sample/zero-shot/value": 0})
+    stopped = sample_event(RunFinished, status="stopped")
+    events = [sample_event(RunStarted), zero_shot, stopped, tuned, verdict_event()]
+    assert not send(tracker, tmp_path, events)
+    first, last = (
+        {name.rpartition("/")[0].removeprefix("test/sample/") for name in result.values}
+        for result in tracker.results
+    )
+    assert "test/sample/zero-shot/value" not in tracker.results[0].values
+    assert "zero-shot" in first and "zero-shot" not in last and "tuned" in last
+
+
 class Full(Memory):
     """Its disk is full."""
 
@@ -154,6 +184,13 @@ class Absent(Memory):
 
     def start(self, run: TrackedRun) -> Mapping[str, int]:
         raise RuntimeError("refused")
+
+
+class Exiting(Memory):
+    """Its library ends the process."""
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        raise SystemExit(3)
 
 
 class Hanging(Memory):
@@ -172,6 +209,28 @@ def test_a_tracker_that_fails_gets_no_more_calls(tmp_path: Path) -> None:
     absent = Absent()
     (problem,) = send(absent, tmp_path, sample_run())
     assert "RuntimeError: refused" in problem and not absent.values and absent.closed == 1
+
+
+def test_a_tracker_that_exits_is_named(tmp_path: Path) -> None:
+    tracker = Exiting()
+    problems = send(tracker, tmp_path, sample_run(steps=2))
+    assert "SystemExit: 3" in problems[0] and tracker.closed == 1
+
+
+def test_the_results_are_sent_even_if_steps_are_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "MAX_WAITING", 0)
+    tracker = Memory()
+    options = TrackerOptions(wait=0.5)
+    started = sample_event(RunStarted)
+    with (
+        pytest.raises(EnvironmentProblem, match="records are missing"),
+        TrackerReporter(tracker, options, RunFolder(tmp_path)) as reporter,
+    ):
+        for event in (started, sample_event(StepFinished, metrics={}), verdict_event()):
+            reporter.report(event)
+    assert tracker.results and not tracker.values
 
 
 def test_a_tracker_that_hangs_is_left_behind(

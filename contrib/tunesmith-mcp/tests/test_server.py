@@ -122,6 +122,8 @@ HOSTILE: list[tuple[Call, str]] = [
     (change("data.train", "file:///etc/passwd"), "addresses are not allowed"),
     (change("model.base", "https://example.com/model"), "addresses are not allowed"),
     (change("run.folder", "/tmp/elsewhere"), "leads out of the shared folder"),
+    (change("run.folder", "no\n/../../elsewhere"), "leads out of the shared folder"),
+    (change("data.url_env", "HOME"), "environment variables are not allowed"),
     (("check", {"run_file": "code.toml"}), "names code"),
     (("advise", {"run_file": "code.toml"}), "names code"),
     # options in place of values

@@ -17,7 +17,14 @@ from mlflow.entities import Run
 
 import tunesmith
 from tunesmith.errors import EnvironmentProblem
-from tunesmith.events import Event, RunFinished, RunStarted, StepFinished, TrainingFinished
+from tunesmith.events import (
+    Event,
+    Measured,
+    RunFinished,
+    RunStarted,
+    StepFinished,
+    TrainingFinished,
+)
 from tunesmith.storage import RunFolder
 from tunesmith.testing import sample_event, sample_run, send_events
 from tunesmith_mlflow import reporter
@@ -106,7 +113,8 @@ def test_a_resumed_run_continues_its_run(database: Path, tmp_path: Path) -> None
     assert not send(database, folder, [started, *steps(1, 2, 3)])
     client, stored = read(database)
     assert stored.info.status == "RUNNING" and len(stored.data.params) == 151
-    rest = [*steps(3, 4), sample_event(TrainingFinished), sample_event(RunFinished)]
+    rest = [*steps(3, 4), sample_event(TrainingFinished)]
+    rest += [sample_event(Measured), sample_event(RunFinished)]
     again = [replace(started, resumed=True), *rest]
     for _ in range(2):
         assert not send(database, folder, again, registered_model="tickets")
@@ -114,6 +122,7 @@ def test_a_resumed_run_continues_its_run(database: Path, tmp_path: Path) -> None
     client, stored = read(database)
     history = client.get_metric_history(stored.info.run_id, "train/loss")
     assert [metric.step for metric in history] == [1, 2, 3, 4]
+    assert len(client.get_metric_history(stored.info.run_id, "test/sample/tuned/value")) == 1
     assert stored.info.status == "FINISHED" and stored.info.run_name == "sample"
     assert len(client.search_model_versions("name = 'tickets'")) == 1
     assert SECRET.encode() not in database.read_bytes()

@@ -18,6 +18,8 @@ DRIFTED = Inputs(
 def test_the_net_value_is_that_of_the_formula() -> None:
     learned = 1 - (1 + 200 / 50) ** -0.5
     assert DRIFTED.net(0.3) == pytest.approx((0.2 * learned - 0.002) * 60_000 - 20)
+    more = 1 - (1 + 260 / 50) ** -0.5  # a third of 90 new labels become test rows
+    assert DRIFTED.net(0.3, 90) == pytest.approx((0.2 * more - 0.002) * 60_000 - 20 - 45)
     assert DRIFTED.learned(10**9) == pytest.approx(1, abs=1e-3)
     assert replace(DRIFTED, rows=0).learned() == 0
 

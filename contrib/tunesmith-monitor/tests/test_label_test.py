@@ -37,6 +37,13 @@ def test_the_alarm_needs_the_whole_run_length() -> None:
     assert not alarms and 0 < test.evidence < 1e9
 
 
+def test_the_run_length_holds_for_a_floor_of_zero() -> None:
+    """A model that is never right does not fall below it."""
+    for floor in (0.0, -0.02):
+        test = LabelTest.start(floor, 100)
+        assert not any(test.add(0.0) for _ in range(99))
+
+
 def test_the_shares_of_the_budget_add_up() -> None:
     assert sum(LAYERS.values()) == pytest.approx(1)
     assert sum(map(Budget(1_000).rate, LAYERS)) == pytest.approx(1 / 1_000)

@@ -24,6 +24,8 @@ from tunesmith_monitor.monitor_command import command
 from tunesmith_monitor.report import BLIND, LOOK, PAGE
 
 OPTIONS = MonitorOptions(run_length=2_000, window=25)
+RARE = MonitorOptions(run_length=20_000, window=25)
+"""False alarms that are so rare that no test meets one."""
 FRENCH = "Le chauffage de la chambre est encore en panne depuis hier matin, aidez-moi"
 
 
@@ -43,7 +45,7 @@ def call(run: Path, *arguments: str | Path) -> Result:
 
 
 def test_traffic_like_the_test_rows_raises_no_alarm(finished_run: Path, tmp_path: Path) -> None:
-    with Monitor.open(finished_run, tmp_path / "m", options=OPTIONS) as monitor:
+    with Monitor.open(finished_run, tmp_path / "m", options=RARE) as monitor:
         alarms = monitor.read([write_lines(tmp_path / "t.jsonl", requests(400))])
     assert not alarms and monitor.watch.requests == 400
 
@@ -74,14 +76,14 @@ def test_low_confidence_pages_and_high_confidence_does_not(
     for name, confidence in (("high", 1.0), ("low", 0.0)):
         rows = [{**row, "confidence": confidence} for row in requests(200)]
         traffic = write_lines(tmp_path / f"{name}.jsonl", rows)
-        options = ("--state", tmp_path / name, "--run-length", "2000", "--window", "25")
+        options = ("--state", tmp_path / name, "--run-length", "20000", "--window", "25")
         codes.append(call(finished_run, "--traffic", traffic, *options).return_value)
     assert codes == [0, PAGE]
 
 
 def test_other_models_count_as_inputs_only(finished_run: Path, tmp_path: Path) -> None:
     rows = [{**row, "model": "base", "confidence": 0.0, "right": 0} for row in requests(200)]
-    with Monitor.open(finished_run, tmp_path / "m", options=OPTIONS) as monitor:
+    with Monitor.open(finished_run, tmp_path / "m", options=RARE) as monitor:
         assert not monitor.read([write_lines(tmp_path / "t.jsonl", rows)])
     assert (monitor.watch.requests, monitor.watch.audited) == (200, 0)
 
@@ -210,10 +212,33 @@ def test_bad_lines_are_counted_and_bad_calls_are_explained(
     other = Monitor.open(finished_run, tmp_path / "m", options=MonitorOptions(window=30))
     with pytest.raises(UsageError, match="cannot change"), other:
         pass
+    reference = write_lines(tmp_path / "reference.jsonl", requests(100))
+    other = Monitor.open(finished_run, tmp_path / "m", reference=reference)
+    with pytest.raises(UsageError, match="the reference of a monitor cannot change"), other:
+        pass
+    for _ in range(2):
+        options = ("--reference", reference, "--state", tmp_path / "r", "--run-length", "2000")
+        assert call(finished_run, *options, "--window", "25").return_value == 0
     few = write_lines(tmp_path / "few.jsonl", requests(12))
     other = Monitor.open(finished_run, tmp_path / "n", reference=few)
     with pytest.raises(UsageError, match="12 reference requests are too few"), other:
         pass
+
+
+def test_rows_to_label_are_whole_requests_in_a_new_file(finished_run: Path, tmp_path: Path) -> None:
+    """A row with the start of a request, or with its turns as one, would be another row."""
+    turns = [{"role": "user", "content": f"{FRENCH} {n}"} for n in range(2)]
+    rows = [{"prompt": FRENCH * 100}, {"messages": turns}, {"prompt": FRENCH * 10}]
+    traffic = write_lines(tmp_path / "t.jsonl", [*requests(100), *rows])
+    labels = tmp_path / "label.jsonl"
+    options = ("--traffic", traffic, "--state", tmp_path / "m", "--label", labels)
+    found = call(finished_run, *options)
+    assert "to label" in found.stderr, found.output
+    prompts = [json.loads(line)["prompt"] for line in labels.read_text().splitlines()]
+    assert FRENCH * 10 in prompts and not any(len(p) > 1_000 or "\n" in p for p in prompts)
+    before = labels.read_bytes()
+    found = call(finished_run, *options)
+    assert isinstance(found.exception, UsageError) and labels.read_bytes() == before
 
 
 def test_features_do_not_depend_on_other_requests() -> None:

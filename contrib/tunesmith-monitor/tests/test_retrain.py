@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import random
 import shutil
@@ -60,6 +61,9 @@ def test_the_story_from_start_to_end(service: Path, tmp_path: Path) -> None:
     content = json.loads(found.stdout)
     assert content["decision"] == "RETRAIN" and content["inputs"]["error_now"] > 0.5
     assert {"volume", "value", "label_cost"} <= {c["input"] for c in content["sensitivity"]}
+    assert "random sample" in found.stderr
+    evaluated = [path.name[:5] for path in (tmp_path / "tickets-1-next.rows").glob("*/")]
+    assert evaluated == ["added"], "the decision used the rows that the gate needs"
     # The model of n-grams forgets a little, which the default margin does not accept.
     found = call(service, "--rows", rows, "--go")
     assert isinstance(found.exception, GateError) and "old rows" in str(found.exception)
@@ -122,6 +126,41 @@ def test_new_rows_are_split_by_prompt_without_known_ones(service: Path, tmp_path
         split_rows(few, service)
 
 
+def test_lines_end_at_line_breaks_only(service: Path, tmp_path: Path) -> None:
+    """A prompt may contain other characters that Python takes for line ends."""
+    rows = [{**row, "prompt": row["prompt"] + "\u2028\x85x"} for row in new_intent(120, 2)]
+    path = tmp_path / "l.jsonl"
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    found = split_rows(path, service)
+    assert len(found.train) + len(found.test) == 120
+    with path.open("a") as file:
+        file.write("{no JSON\n")
+    with pytest.raises(UsageError, match="some rows are unusable"):
+        split_rows(path, service)
+
+
+def test_other_rows_than_those_of_the_prepared_run_are_refused(
+    service: Path, tmp_path: Path
+) -> None:
+    """They would be neither trained nor tested on."""
+    rows = write_lines(tmp_path / "l.jsonl", new_intent(150, 1))
+    assert call(service, "--rows", rows, "--prepare").return_value == 0
+    assert call(service, "--rows", rows, "--prepare").return_value == 0
+    more = write_lines(tmp_path / "more.jsonl", [*new_intent(150, 1), *new_intent(150, 9)])
+    for option in ("--prepare", "--go"):
+        found = call(service, "--rows", more, option)
+        assert isinstance(found.exception, UsageError) and "other rows" in str(found.exception)
+
+
+def test_options_that_exclude_each_other_or_are_impossible_are_refused(service: Path) -> None:
+    for options, text in (
+        (("--go", "--rollback"), "cannot be combined"),
+        (("--prepare", "--go"), "cannot be combined"),
+        (("--first-rows", "0"), "x>0"),
+    ):
+        assert text in str(call(service, *options).exception)
+
+
 def test_an_interrupted_retraining_repeats_no_step(
     service: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,8 +181,16 @@ def test_an_interrupted_retraining_repeats_no_step(
     out, key = tmp_path / "next", ("e", "exact-match")
     for rows, expected in (([{"n": 1}], 1), ([{"n": 1}], 1), ([{"n": 2}], 2)):
         candidate.write_rows(SplitRows(rows, rows, 0), out)
-        assert evaluate_new_rows(service, out, "service", key) == [1.0]
+        assert evaluate_new_rows(service, out, "test", key) == [1.0]
         assert calls == ["evaluate"] * expected
+    for folder in candidate.rows_folder(out).glob("test-*"):
+        folder.rename(folder.with_name(f"{folder.name}.partial"))  # killed before its end
+    assert evaluate_new_rows(service, out, "test", key) == [1.0]
+    assert calls == ["evaluate"] * 3
+    other = tmp_path / "other"
+    shutil.copytree(service, other)
+    evaluate_new_rows(other, out, "test", key)
+    assert calls == ["evaluate"] * 4, "the evaluation of one run was used for another"
 
 
 def judge_simulated(
@@ -153,8 +200,8 @@ def judge_simulated(
     rng = np.random.default_rng(seed)
     before = (rng.random(120) < 0.6).astype(float).tolist()
     after = (rng.random(120) < 0.6 + gain).astype(float).tolist()
-    values = {"service": before, "candidate": after}
-    monkeypatch.setattr(candidate, "evaluate_new_rows", lambda run, out, name, key: values[name])
+    values = iter((before, after))
+    monkeypatch.setattr(candidate, "evaluate_new_rows", lambda *_: next(values))
     return judge(service.resolve(), service.resolve(), service, 0.05)
 
 
@@ -180,9 +227,8 @@ def test_a_candidate_that_forgot_is_not_promoted(
     for row in rows[: len(rows) // 4]:
         row[event.metric]["value"] = 0.0
     write_lines(path, rows)
-    monkeypatch.setattr(
-        candidate, "evaluate_new_rows", lambda run, out, name, key: [float(name != "service")] * 50
-    )
+    values = itertools.cycle(([0.0] * 50, [1.0] * 50))
+    monkeypatch.setattr(candidate, "evaluate_new_rows", lambda *_: next(values))
     found = judge(service, bad, tmp_path, 0.05)
     assert found.reasons == ["on old rows it may be worse by more than 0.05"]
     assert not judge(service, service, tmp_path, 0.05).reasons

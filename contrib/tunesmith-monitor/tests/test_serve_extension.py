@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import random
-import time
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from conftest import make_rows, write_lines
 
-from tunesmith_cli.serving import ServedAnswer, ServedRequest
+from tunesmith.errors import UsageError
+from tunesmith_cli.serving import ServedAnswer, ServedRequest, ServeExtension
 from tunesmith_monitor.ab_command import command, is_split_wrong
 from tunesmith_monitor.monitor import Monitor, MonitorOptions
 from tunesmith_monitor.serve_extension import (
     CANDIDATE,
+    MONITOR,
     MonitorExtension,
     MonitorExtensionOptions,
     assign,
@@ -24,7 +25,7 @@ from tunesmith_monitor.serve_extension import (
 
 def build(log: Path, **options: object) -> MonitorExtension:
     settings = {"log": str(log), "candidate": "runs/next/model", **options}
-    return MonitorExtension(MonitorExtensionOptions(**settings))
+    return MONITOR.build(MonitorExtensionOptions(**settings))
 
 
 def asked(user: str, text: str = "q", model: str = "tuned") -> ServedRequest:
@@ -32,10 +33,10 @@ def asked(user: str, text: str = "q", model: str = "tuned") -> ServedRequest:
     return ServedRequest(model=model, headers={"x-user": user} if user else {}, body=body)
 
 
-def answered(id_: str, model: str, logprobs: tuple[float, ...] = (-0.1, -0.2)) -> ServedAnswer:
+def answered(id_: str, model: str, confidence: float | None = 0.9) -> ServedAnswer:
     return ServedAnswer(
-        id=id_, model=model, texts=("a",), finish_reasons=("stop",), logprobs=(logprobs,),
-        prompt_tokens=1, completion_tokens=1, seconds=0.1,
+        id=id_, model=model, texts=("a",), finish_reasons=("stop",), logprobs=((),),
+        confidences=(confidence,), prompt_tokens=1, completion_tokens=1, seconds=0.1,
     )  # fmt: skip
 
 
@@ -66,13 +67,33 @@ def test_the_log_is_read_by_the_monitor(finished_run: Path, tmp_path: Path) -> N
         monitor.read([tmp_path / "traffic.jsonl"])
     assert monitor.watch.requests == 61
     assert monitor.watch.confidence is not None and monitor.watch.confidence.count == 60
-    assert 0 < monitor.watch.confidence.rows[0][0] < 1
+    assert monitor.watch.confidence.rows[0] == [0.9]
 
 
-def test_a_cut_answer_has_no_confidence(tmp_path: Path) -> None:
+def test_an_answer_that_was_not_evaluated_has_no_confidence(tmp_path: Path) -> None:
+    """The server has none for sampled answers, and for those of a run without `review`."""
     extension = build(tmp_path / "log")
-    extension.observe(asked("ann"), answered("1", "tuned", ()))
-    assert "logprob" not in json.loads((tmp_path / "log").read_text())
+    extension.observe(asked("ann"), answered("1", "tuned", None))
+    assert "confidence" not in json.loads((tmp_path / "log").read_text())
+
+
+def test_a_user_who_names_the_model_is_not_part_of_the_comparison(tmp_path: Path) -> None:
+    extension = build(tmp_path / "log")
+    for model in ("tuned", CANDIDATE):
+        extension.observe(asked("ann", model=model), answered("1", CANDIDATE))
+    users = [json.loads(line)["user"] for line in (tmp_path / "log").read_text().splitlines()]
+    assert users[0] and users[1] is None
+
+
+def test_a_log_that_cannot_be_opened_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"monitor\.log: .* cannot be opened") as refused:
+        build(tmp_path / "none" / "log")
+    assert refused.value.hint
+
+
+def test_no_request_waits_for_a_choice_without_a_candidate(tmp_path: Path) -> None:
+    """The server calls only methods that an extension overrides."""
+    assert type(build(tmp_path / "log", candidate="")).choose is ServeExtension.choose
 
 
 @pytest.mark.parametrize(
@@ -89,6 +110,9 @@ def test_outcomes_by_id_decide(
         extension.observe(request, answered(str(n), model))
         outcomes.append({"id": str(n), "outcome": int(rng.random() < rates[model == CANDIDATE])})
     outcomes.append({"id": "unknown", "outcome": 0})
+    outcomes += [{**row, "outcome": 1 - row["outcome"]} for row in outcomes]  # not the first ones
+    with (tmp_path / "log").open("a") as log:
+        log.write('{"id": "cut by a full di\n')
     path = write_lines(tmp_path / "outcomes.jsonl", outcomes)
     arguments = [str(tmp_path / "log"), "--outcomes", str(path)]
     found = CliRunner().invoke(command, [*arguments, "--json"], standalone_mode=False)
@@ -109,13 +133,3 @@ def test_bad_outcomes_are_refused(tmp_path: Path) -> None:
         found = CliRunner().invoke(command, arguments, standalone_mode=False)
         assert "o.jsonl:1" in str(found.exception)
     assert not is_split_wrong([0, 0], 0.5) and is_split_wrong([100, 10], 0.5)
-
-
-def test_a_request_costs_microseconds(tmp_path: Path) -> None:
-    """An answer of the server takes milliseconds of CPU time: see benchmarks/."""
-    extension, request, answer = build(tmp_path / "log"), asked("ann"), answered("1", "tuned")
-    start = time.process_time()
-    for _ in range(1_000):
-        extension.choose(request)
-        extension.observe(request, answer)
-    assert (time.process_time() - start) / 1_000 < 5e-4

@@ -30,7 +30,21 @@ POLICY = ReviewPolicy(precision=0.9, threshold=None, slope=1.0, intercept=0.5, r
         ({"model": "base", "right": 1}, None),
         ({"prompt": "a", "confidence": 2}, None),
         ({"prompt": "a", "right": "x"}, None),
+        ({"prompt": " a \ud800", "right": 0, "confidence": 0.5}, Request("a ?", "", 0.5, 0.0)),
+        ({"right": 0, "confidence": 0.5}, Request(None, "", None, 0.0)),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "text", "text": "u"}]},
+                    {"role": "assistant", "content": None, "tool_calls": []},
+                    {"role": "user", "content": "v"},
+                ]
+            },
+            Request("u\n\nv", is_single=False),
+        ),
+        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, None),
         ({"messages": "x"}, None),
+        ({"prompt": ["a", "b"]}, None),
         ({}, None),
     ],
 )
@@ -43,6 +57,8 @@ def test_a_logprob_becomes_a_calibrated_confidence() -> None:
     assert request is not None
     assert request.confidence == POLICY.confidence(score_logprob(-0.3))
     assert parse_line('{"prompt": "a", "logprob": -0.3}') == Request("a")
+    assert parse_line('{"prompt": "a", "logprob": NaN}', POLICY) is None
+    assert parse_line('{"prompt": "a", "logprob": -Infinity}', POLICY) == Request("a", "", 0.0)
 
 
 def test_every_position_continues_where_it_was(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tunesmith
-from tunesmith.events import Event, RunFinished, RunStarted, StepFinished
+from tunesmith.events import Event, Measured, RunFinished, RunStarted, StepFinished
 from tunesmith.storage import RunFolder
 from tunesmith.testing import sample_event, sample_run, send_events
 from tunesmith_evidence.tracking import TrackedRun
@@ -47,7 +47,8 @@ def test_the_readme_runs_and_its_board_is_read_back(readme_run_file: Path, tmp_p
     options = {"technique.max_steps": 4, "baselines.use": ["majority"]}
     run = tunesmith.run(readme_run_file, set=options)
     assert not [f.message for f in run.report.findings if "tensorboard" in f.message]
-    events = read(tmp_path / "tensorboard" / run.path.name)
+    (board,) = (tmp_path / "tensorboard").glob(f"{run.path.name}-*")
+    events = read(board)
     points = {point.step: point.value for point in events.Scalars("train/loss")}
     assert points == pytest.approx({step.step: step.loss for step in run.report.steps_of("")})
     verdict = run.report.verdict
@@ -70,15 +71,20 @@ def test_a_resumed_run_continues_in_its_folder(tmp_path: Path) -> None:
 
     started = sample_event(RunStarted, plan={"token": SECRET, "technique": {"use": "a|b"}})
     state = random.getstate()
-    assert not send(tmp_path, tmp_path / "run", [started, *steps(1, 2, 3)])
-    again = [replace(started, resumed=True), *steps(3, 4), sample_event(RunFinished)]
-    assert not send(tmp_path, tmp_path / "run", again)
+    boards = tmp_path / "boards"
+    assert not send(boards, tmp_path / "run", [started, *steps(1, 2, 3)])
+    score = sample_event(Measured)
+    again = [replace(started, resumed=True), *steps(3, 4), score, sample_event(RunFinished)]
+    for _ in range(2):
+        assert not send(boards, tmp_path / "run", again)
     assert random.getstate() == state, "it draws random numbers of the run"
-    events = read(tmp_path / "run")
+    (board,) = boards.iterdir()
+    events = read(board)
     assert [point.step for point in events.Scalars("train/loss")] == [1, 2, 3, 4]
+    assert len(events.Scalars("test/sample/tuned/value")) == 1
     assert len(events.Tensors("options/text_summary")) == 1
     assert "a\\|b" in texts(events, "options") and texts(events, "status") == "ok"
-    files = [*(tmp_path / "run").glob("events*")]
+    files = [*board.glob("events*")]
     assert files and all(SECRET.encode() not in file.read_bytes() for file in files)
 
 
@@ -95,10 +101,11 @@ def full_disk(most: int) -> Iterator[None]:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_full_disk_becomes_a_warning(tmp_path: Path) -> None:
+    boards = tmp_path / "boards"
     with full_disk(20_000):
-        problems = send(tmp_path, tmp_path / "run", sample_run(steps=500))
+        problems = send(boards, tmp_path / "run", sample_run(steps=500))
     assert problems and all("File too large" in problem for problem in problems[:1])
-    events = read(tmp_path / "run")
+    events = read(next(boards.iterdir()))
     assert events.Scalars("train/loss")[0].step == 1, "what was written before is lost"
 
 

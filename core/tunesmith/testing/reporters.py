@@ -242,6 +242,7 @@ def extensions_take_every_request(subject: Subject) -> None:
     """Without headers, the extension chooses a model name or None; it accepts an empty answer."""
     extension, none = subject.build(), ("",)
     numbers = {"prompt_tokens": 2, "completion_tokens": 0, "seconds": 0.1, "logprobs": ((),)}
+    numbers |= {"confidences": (None,)}
     answer = SimpleNamespace(id="1", model="m", texts=none, finish_reasons=none, **numbers)
     for body in ('{"messages": [{"role": "user", "content": "q"}]}', '{"prompt": "q"}'):
         request = SimpleNamespace(model="m", headers={}, body=body)

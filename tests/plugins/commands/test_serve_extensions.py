@@ -29,6 +29,7 @@ from tunesmith.offers import ServeExtensionOffer
 from tunesmith.options import Options
 from tunesmith.testing.fakes import FakeTextModel
 from tunesmith_cli.serving import ServedAnswer, ServedRequest, ServeExtension
+from tunesmith_evidence.review.policy import ReviewPolicy
 from tunesmith_plugins.commands.serve import extensions
 from tunesmith_plugins.commands.serve.api_request import ChatRequest, read_request
 from tunesmith_plugins.commands.serve.engine import BatchedEngine, CallingEngine
@@ -41,6 +42,13 @@ from tunesmith_plugins.commands.serve.service import OpenRequest
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.generation.text_model import TorchTextModel
 from tunesmith_torch.testing.tiny_model import build_tiny_tokenizer
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Observers do not wait for more answers."""
+    monkeypatch.setattr(extensions, "SECONDS_BETWEEN", 0.01)
+
 
 ASKED = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 8}
 
@@ -209,6 +217,35 @@ def test_what_an_observer_sees() -> None:
     assert answer.seconds > 0 and answer.logprobs == ((), ())
 
 
+def test_an_extension_that_only_observes_is_asked_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Observer(ServeExtension):
+        def __init__(self, options: UserOptions) -> None:
+            self.seen: list[ServedAnswer] = []
+
+        def observe(self, request: ServedRequest, answer: ServedAnswer) -> None:
+            self.seen.append(answer)
+
+    extension, observer = extension_of(Observer)
+    for method in ("choose", "change_models"):
+        monkeypatch.setattr(extension, method, lambda *_: pytest.fail("this costs time"))
+    with run_server(extensions=[extension]) as running:
+        ask(running)
+        wait_for(lambda: len(observer.seen) == 1)
+    assert observer.seen[0].confidences == (None,), "the run has no calibration"
+
+
+def test_an_observer_sees_the_confidence_that_the_client_gets() -> None:
+    extension, users = extension_of(Users)
+    calibration = {"precision": 0.9, "threshold": None, "slope": 1.0, "intercept": 0.5, "rows": 9}
+    policies = {"tuned": ReviewPolicy(**calibration)}
+    with run_server(extensions=[extension], policies=policies) as running:
+        found = [ask(running, **body) for body in ({}, {"temperature": 1.0}, {"prompt": "a"})]
+        wait_for(lambda: len(users.seen) == 3)
+    shown = [reply["choices"][0].get("tunesmith", {}).get("confidence") for reply in found]
+    assert [answer.confidences for _, answer in users.seen] == [(value,) for value in shown]
+    assert shown[0] is not None and shown[1:] == [None, None]
+
+
 def test_a_body_is_seen_as_it_was_sent() -> None:
     extension, users = extension_of(Users)
     deep: Any = {}
@@ -286,6 +323,21 @@ def test_a_slow_observer_delays_no_answer(monkeypatch: pytest.MonkeyPatch) -> No
         assert b"tunesmith_observations_total{" in running.service.metrics.to_text()
         may_go_on.set()
         wait_for(lambda: count("observed") + count("dropped") == 10)
+
+
+def test_an_observer_wakes_for_many_answers_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also before its pause ends, if the queue could overflow."""
+    monkeypatch.setattr(extensions, "SECONDS_BETWEEN", 1e3)
+    monkeypatch.setattr(extensions, "MAX_PENDING", 10)
+    extension, users = extension_of(Users)
+    with run_server({"tuned": CallingEngine(FakeTextModel())}, extensions=[extension]) as running:
+        for _ in range(5):
+            ask(running)
+        assert not users.seen
+        ask(running)
+        wait_for(lambda: len(users.seen) == 6)
+        ask(running)
+    assert len(users.seen) == 7
 
 
 def test_what_is_pending_at_the_end_is_observed() -> None:

@@ -45,22 +45,31 @@ async def run_command(words: Sequence[str], folder: Path, seconds: float) -> str
     return printed
 
 
-async def start_run(words: Sequence[str], cwd: Path, run: Path) -> subprocess.Popen[bytes]:
+async def start_run(
+    words: Sequence[str], cwd: Path, run: Path, seconds: float
+) -> subprocess.Popen[bytes]:
     """Start a run that goes on when the server ends; return when its folder exists.
 
     Raises:
-        CommandFailed: it ended before.
+        CommandFailed: it ended before, or took too long.
     """
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             command_line(words), cwd=cwd, env=environment(), start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors,
         )  # fmt: skip
-        while not (run / "lock").is_file():
-            if process.poll() is not None:
-                errors.seek(0)
-                raise CommandFailed(errors.read()[-4_000:].decode(errors="replace").strip())
-            await anyio.sleep(0.1)
+        try:
+            with anyio.fail_after(seconds):
+                while not (run / "lock").is_file():
+                    if process.poll() is not None:
+                        errors.seek(0)
+                        raise CommandFailed(errors.read()[-4_000:].decode(errors="replace").strip())
+                    await anyio.sleep(0.1)
+        except BaseException as error:  # also if the client cancels the call
+            process.kill()
+            if isinstance(error, TimeoutError):
+                raise CommandFailed(f"run: not started within {seconds:g} s") from None
+            raise
         return process
 
 

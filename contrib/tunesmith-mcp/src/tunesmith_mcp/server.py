@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 import anyio
+import tomli_w
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import ToolAnnotations
@@ -92,7 +93,7 @@ class Tools:
         found = self.workspace.find_run_file(run_file, changes or {})
         folder = self.workspace.root / "runs" / f"{found.stem}-{secrets.token_hex(4)}"
         words = ["run", str(found), *set_words(changes), "--out", str(folder), "--quiet"]
-        self._started[folder] = await start_run(words, self.workspace.root, folder)
+        self._started[folder] = await start_run(words, found.parent, folder, self.seconds)
         return json.dumps({"run": str(folder.relative_to(self.workspace.root))})
 
     async def stop_run(self, run: RunPath) -> str:
@@ -105,21 +106,31 @@ class Tools:
 
     async def _on_run_file(self, command: str, run_file: str, changes: Changes) -> str:
         found = self.workspace.find_run_file(run_file, changes or {})
-        return await self._call(command, str(found), *set_words(changes))
+        return await self._call(command, str(found), *set_words(changes), cwd=found.parent)
 
     def _run(self, path: str) -> Path:
         return RunFolder.open(self.workspace.find(path)).path
 
-    async def _call(self, *words: str) -> str:
+    async def _call(self, *words: str, cwd: Path | None = None) -> str:
+        # Some relative paths start at the working folder: it must be the one they were checked for.
+        folder = cwd or self.workspace.root
         async with self._places:
-            printed = await run_command([*words, "--json"], self.workspace.root, self.seconds)
+            printed = await run_command([*words, "--json"], folder, self.seconds)
         return redact(printed)
 
 
 def set_words(changes: Changes) -> Sequence[str]:
-    """Return the options ``--set`` of the changes; a TOML string is a JSON string."""
-    pairs = [f"{key}={json.dumps(value)}" for key, value in (changes or {}).items()]
+    """Return the options ``--set`` of the changes.
+
+    A value must be valid TOML: the command takes other text as it is, which was not checked.
+    """
+    pairs = [f"{key}={write_value(value)}" for key, value in (changes or {}).items()]
     return [word for pair in pairs for word in ("--set", pair)]
+
+
+def write_value(value: bool | int | float | str) -> str:
+    """Return a value as TOML."""
+    return tomli_w.dumps({"value": value}).removeprefix("value = ").removesuffix("\n")
 
 
 def explain_errors(tool: Tool) -> Tool:

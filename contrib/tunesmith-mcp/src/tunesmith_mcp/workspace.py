@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -67,13 +68,14 @@ class Workspace:
             raise UsageError(f"{key}: addresses are not allowed here, got {text[:100]!r}")
         if text.startswith("~") or "\0" in text:
             raise UsageError(f"{key}: must be a path in the shared folder, got {text[:100]!r}")
-        if len(text) > 4_000 or "\n" in text:
-            return  # longer than a path, such as a prompt
-        for path in [folder / text, *self._matches(text, folder)]:
+        if key.endswith("_env"):
+            raise UsageError(f"{key}: environment variables are not allowed here")
+        # A prompt or query is checked like a path, too: no form of text excludes that it is one.
+        for path in itertools.chain([folder / text], self._matches(text, folder)):
             try:
                 resolved = path.resolve()
             except (OSError, RuntimeError):
-                continue  # too long for a path, or a circle of links
+                continue  # a circle of links
             if not any(resolved.is_relative_to(root) for root in (self.root, *self.readable)):
                 raise UsageError(
                     f"{key}: leads out of the shared folder: {text[:100]!r}",
@@ -90,11 +92,12 @@ class Workspace:
 
 
 def list_strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the strings at any depth, also keys of tables, with their dotted keys."""
+    """Yield the strings at any depth, also names in tables, with their dotted keys."""
     if isinstance(value, str):
         yield key, value
     elif isinstance(value, Mapping):
         for name, item in value.items():
+            yield key, name
             yield from list_strings(item, f"{key}.{name}".lstrip("."))
     elif isinstance(value, list):
         for item in value:

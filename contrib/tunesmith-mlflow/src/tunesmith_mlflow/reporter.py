@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 STATUS = {"ok": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 RUN_TAG = "tunesmith.run"
 SQLITE = "sqlite:///"
-MAX_PARAMS = 100
-"""Most parameters, and most tags, of one call to MLflow."""
+MAX_ITEMS = 100
+"""Most parameters or metrics of one call to MLflow."""
 
 
 class MlflowOptions(TrackerOptions):
@@ -80,7 +80,8 @@ class MlflowTracker:
 
         now = int(time.time() * 1000)
         metrics = [Metric(name, value, now, step) for name, value in values.items()]
-        self._client.log_batch(self._run, metrics=metrics)
+        for first in range(0, len(metrics), MAX_ITEMS):
+            self._client.log_batch(self._run, metrics=metrics[first : first + MAX_ITEMS])
 
     def finish(self, results: TrackedResults) -> None:
         """Record scores, tags and card, and register the model."""
@@ -109,8 +110,8 @@ class MlflowTracker:
         from mlflow.entities import Param
 
         params = [Param(name, value) for name, value in options.items()]
-        for first in range(0, len(params), MAX_PARAMS):
-            self._client.log_batch(self._run, params=params[first : first + MAX_PARAMS])
+        for first in range(0, len(params), MAX_ITEMS):
+            self._client.log_batch(self._run, params=params[first : first + MAX_ITEMS])
 
     def _register(self, name: str, tags: Mapping[str, str]) -> None:
         client = self._client

@@ -89,11 +89,13 @@ def compare_outcomes(
 
     Memory grows with the number of outcomes, not of requests.
     """
-    values = {str(row["id"]): _outcome(row, where) for where, row in _read(outcomes, "id")}
+    values: dict[str, float] = {}
+    for where, row in _read(outcomes, is_log=False):
+        values.setdefault(str(row["id"]), _outcome(row, where))
     asked = {
-        row["id"]: (row["user"], row["model"])
-        for _, row in _read(log, "id")
-        if row["id"] in values and row.get("user") and row.get("model") in models
+        str(row["id"]): (str(row["user"]), row["model"])
+        for _, row in _read(log, is_log=True)
+        if str(row["id"]) in values and row.get("user") and row.get("model") in models
     }
     comparison, seen = SequentialComparison(share, error), set[str]()
     for id_, value in values.items():
@@ -118,15 +120,21 @@ def _outcome(row: Mapping[str, Any], where: str) -> float:
     raise DataError(where, "`outcome` must be a number from 0 to 1")
 
 
-def _read(path: Path, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the complete lines that have a key, each with its place."""
+def _read(path: Path, *, is_log: bool) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the complete lines that have an id, each with its place.
+
+    A log may have a damaged line, because a server can be killed, or its disk can be full.
+    """
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
                 return  # It is still being written.
             try:
                 row = json.loads(line)
-            except ValueError:
-                raise DataError(f"{path}:{number}", "this is not JSON") from None
-            if isinstance(row, dict) and key in row:
+            except (ValueError, RecursionError):
+                if is_log:
+                    continue
+                hint = "correct or remove this line"
+                raise DataError(f"{path}:{number}", "this is not JSON", hint=hint) from None
+            if isinstance(row, dict) and "id" in row:
                 yield f"{path}:{number}", row

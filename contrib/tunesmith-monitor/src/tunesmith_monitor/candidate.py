@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tunesmith import api
 from tunesmith.errors import GateError, RunStopped, TrainingError, UsageError
@@ -25,10 +26,9 @@ from tunesmith_data.splits import PromptTexts, normalize_text
 from tunesmith_evidence.comparison import RunResults, compare_metric
 from tunesmith_evidence.number_text import format_estimate
 from tunesmith_evidence.statistics import compare
+from tunesmith_monitor.decision import TEST_SHARE
 from tunesmith_monitor.reference import find_score
 
-TEST_SHARE = 3
-"""One in this many new rows becomes a test row."""
 MIN_TEST_ROWS = 20
 STOPPED = (75, 130, 143)
 STDERR = 2
@@ -59,11 +59,14 @@ def split_rows(path: Path, run: Path, *, files: Sequence[str] = ()) -> SplitRows
         for records in (parts.train, parts.validation, parts.test)
         for text in PromptTexts(records)
     }
-    lines = path.read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines if line.strip()]
     tables = {name: plan.to_json()[name] for name in ("model", "technique", "plugins")}
     new, _ = api.load_plan({**tables, "data": {"train": str(path.resolve())}}, runnable=False)
     texts = [*PromptTexts(new.data.offer.build(new.data.config).load().train)]
+    lines = path.read_text(encoding="utf-8-sig").split("\n")
+    try:
+        rows = [json.loads(line) for line in lines if line.strip()]
+    except ValueError:
+        rows = []
     if len(texts) != len(rows):
         raise UsageError(f"{path}: some rows are unusable", hint=f"tunesmith data check {path}")
     train: list[JSON] = []
@@ -81,8 +84,8 @@ def split_rows(path: Path, run: Path, *, files: Sequence[str] = ()) -> SplitRows
 
 def prepare(run: Path, rows: SplitRows, out: Path, options: Sequence[str] = ()) -> None:
     """Write the run file of the next run, with the new rows, unless it exists."""
+    write_rows(rows, out)
     if not (out / "run.toml").is_file():
-        write_rows(rows, out)
         added = str(rows_folder(out) / "added.jsonl")
         call("next", str(run), "--add", added, "--out", str(out), *options)
 
@@ -90,17 +93,26 @@ def prepare(run: Path, rows: SplitRows, out: Path, options: Sequence[str] = ()) 
 def write_rows(rows: SplitRows, out: Path) -> None:
     """Write the new rows beside the folder of the next run.
 
-    Other rows than before make the earlier evaluations of the test rows useless, so these are
-    deleted.
+    Other rows than before make the earlier evaluations useless, so these are deleted.
+
+    Raises:
+        UsageError: the next run has already been prepared with other rows.
     """
     folder = rows_folder(out)
+    parts = {folder / "added.jsonl": rows.train, folder / "test.jsonl": rows.test}
+    texts = {path: "".join(json.dumps(row) + "\n" for row in part) for path, part in parts.items()}
+    if all(p.is_file() and p.read_text(encoding="utf-8") == text for p, text in texts.items()):
+        return
+    if (out / "run.toml").is_file():
+        raise UsageError(
+            f"{out}: has already been prepared with other rows",
+            hint="choose a new folder with --out, or give the rows of that time",
+        )
     folder.mkdir(parents=True, exist_ok=True)
-    for name, part in (("added", rows.train), ("test", rows.test)):
-        text, path = "".join(json.dumps(row) + "\n" for row in part), folder / f"{name}.jsonl"
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            write_atomic(path, text)
-            for evaluated in folder.glob("*/"):
-                shutil.rmtree(evaluated)
+    for evaluated in folder.glob("*/"):
+        shutil.rmtree(evaluated)
+    for path, text in texts.items():
+        write_atomic(path, text)
 
 
 def train(out: Path, options: Sequence[str] = ()) -> Path:
@@ -133,7 +145,9 @@ class Judgement:
     """Reasons not to promote the new run; empty: it is promoted."""
 
 
-def judge(service: Path, candidate: Path, out: Path, margin: float) -> Judgement:
+def judge(
+    service: Path, candidate: Path, out: Path, margin: float, options: Sequence[str] = ()
+) -> Judgement:
     """Compare two runs: better on new rows, and not worse by a margin on old rows.
 
     By chance, a model that is not better on new rows passes the first condition in at most 0.5 % of
@@ -150,8 +164,9 @@ def judge(service: Path, candidate: Path, out: Path, margin: float) -> Judgement
     if key not in second.measured:
         raise UsageError(f"{candidate}: {measured.metric} was not measured")
     old = compare_metric(first, second, key, confidence=CONFIDENCE_OLD)
-    before = evaluate_new_rows(service, out, "service", key)
-    after = evaluate_new_rows(candidate, out, "candidate", key)
+    before, after = (
+        evaluate_new_rows(run, out, "test", key, options) for run in (service, candidate)
+    )
     new = compare(before, after, True, confidence=CONFIDENCE_NEW)
     reasons = []
     if new.outcome != "better":
@@ -168,16 +183,26 @@ def judge(service: Path, candidate: Path, out: Path, margin: float) -> Judgement
     )
 
 
-def evaluate_new_rows(run: Path, out: Path, name: str, key: tuple[str, str]) -> list[float]:
-    """Return the value of each new test row; an evaluation that exists is not repeated."""
-    folder = rows_folder(out)
-    result = folder / name / "evaluation.json"
-    if not result.is_file():
-        data = str(folder / "test.jsonl")
-        call("evaluate", str(run), "--data", data, "--out", str(folder / name))
-    measured = json.loads(result.read_text(encoding="utf-8"))["measured"]
+def evaluate_new_rows(
+    run: Path,
+    out: Path,
+    part: Literal["added", "test"],
+    key: tuple[str, str],
+    options: Sequence[str] = (),
+) -> list[float]:
+    """Return the value of each new row; an evaluation of this run that exists is not repeated."""
+    started = api.read_report(run).started
+    stamp = zlib.crc32(f"{run.resolve()} {started and started.started}".encode())
+    folder = rows_folder(out) / f"{part}-{stamp:08x}"
+    if not folder.is_dir():
+        partial = folder.with_name(f"{folder.name}.partial")  # of an evaluation that was killed
+        shutil.rmtree(partial, ignore_errors=True)
+        data = str(rows_folder(out) / f"{part}.jsonl")
+        call("evaluate", str(run), "--data", data, "--out", str(partial), *options)
+        partial.rename(folder)
+    measured = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))["measured"]
     event = next(m for m in measured if (m["evaluator"], m["metric"]) == key)
-    rows = read_rows(folder / name / event["records"], key[1])
+    rows = read_rows(folder / event["records"], key[1])
     return [float(row[key[1]]["value"]) for row in rows]
 
 

@@ -20,6 +20,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 
+TEST_SHARE = 3
+"""One in this many new rows becomes a test row; the others are trained on."""
 STEPS = (25, 50, 100, 200, 400, 800, 1_600, 3_200)
 """Numbers of further labels to consider."""
 
@@ -56,13 +58,14 @@ class Inputs:
     """Exponent of the learning curve."""
 
     def learned(self, more: int = 0) -> float:
-        """Return the share of the excess errors that a new model recovers."""
+        """Return the share of the excess errors that a new model with more rows recovers."""
         return 1 - float((1 + (self.rows + more) / self.first_rows) ** -self.exponent)
 
     def net(self, error: float, more: int = 0) -> float:
         """Return the net value of training again, after labeling ``more`` rows."""
         excess = max(0.0, error - self.error_before)
-        gain = (excess * self.learned(more) - self.forgetting) * self.volume * self.months
+        learned = self.learned(more - more // TEST_SHARE)
+        gain = (excess * learned - self.forgetting) * self.volume * self.months
         return gain * self.value - self.training_cost - more * self.label_cost
 
 

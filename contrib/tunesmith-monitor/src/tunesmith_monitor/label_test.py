@@ -32,7 +32,7 @@ class LabelTest:
     @classmethod
     def start(cls, floor: float, run_length: float) -> LabelTest:
         """Return the test before the first label."""
-        return cls(min(max(floor, 0.01), 0.99), run_length, np.zeros(len(BETS)))
+        return cls(min(max(floor, 0.0), 0.99), run_length, np.zeros(len(BETS)))
 
     def add(self, value: float) -> bool:
         """Add the value of an answer; return True for an alarm, after which the test starts again.

@@ -57,6 +57,8 @@ class Monitor:
     policy: ReviewPolicy | None
     positions: dict[str, Position] = field(default_factory=dict)
     """The part of each traffic file that was read."""
+    reference: str | None = None
+    """The file of earlier traffic to compare with; None: the run's rows."""
 
     @classmethod
     @contextmanager
@@ -79,13 +81,14 @@ class Monitor:
             plugins: plugin files to load.
 
         Raises:
-            UsageError: the monitor exists with other options, or belongs to another run.
+            UsageError: the monitor exists with other options or another reference, or belongs to
+                another run.
         """
         path = find_folder(Path(run), folder)
         make_folder(path)
         with lock(path):
             if (path / STATE).is_file():
-                monitor = cls._read(path, Path(run), options)
+                monitor = cls._read(path, Path(run), options, reference)
             else:
                 options = options or from_table(MonitorOptions, {})
                 monitor = cls._create(path, Path(run), options, reference, plugins)
@@ -114,6 +117,7 @@ class Monitor:
             path / REFERENCE, rows=rows_NF, confidences=np.array(confidences), floor=np.array(floor)
         )
         monitor = cls._build(path, run, options)
+        monitor.reference = str(reference.resolve()) if reference else None
         monitor.save()
         return monitor
 
@@ -133,21 +137,25 @@ class Monitor:
         return cls(path, run, options, watch, find_policy(run))
 
     @classmethod
-    def _read(cls, path: Path, run: Path, options: MonitorOptions | None) -> Monitor:
+    def _read(
+        cls, path: Path, run: Path, options: MonitorOptions | None, reference: Path | None
+    ) -> Monitor:
         state = decode_json((path / STATE).read_bytes())
         stored = MonitorOptions(**state["options"])
         if state["run"] != str(run.resolve()):
             raise UsageError(
                 f"{path}: monitors {state['run']}", hint="choose another folder with --state"
             )
-        if options is not None and options != stored:
+        is_other = reference is not None and str(reference.resolve()) != state["reference"]
+        if is_other or (options is not None and options != stored):
             raise UsageError(
-                f"{path}: the options of a monitor cannot change",
+                f"{path}: the options and the reference of a monitor cannot change",
                 hint="leave them out, or choose a new folder with --state",
             )
         monitor = cls._build(path, run, stored)
         monitor.watch.restore(state["watch"])
         monitor.positions = {name: Position(**p) for name, p in state["positions"].items()}
+        monitor.reference = state["reference"]
         return monitor
 
     def read(self, files: Sequence[Path]) -> list[Alarm]:
@@ -199,6 +207,7 @@ class Monitor:
         state = {
             "run": str(self.run.resolve()),
             "options": self.options.model_dump(),
+            "reference": self.reference,
             "watch": self.watch.to_json(),
             "positions": {name: asdict(position) for name, position in self.positions.items()},
         }

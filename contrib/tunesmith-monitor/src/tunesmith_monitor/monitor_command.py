@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tunesmith.errors import UsageError
 from tunesmith.storage import write_atomic
-from tunesmith.text import one_line
+from tunesmith.text import format_count, one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options, trust_option
 
@@ -77,6 +78,8 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     from tunesmith_monitor import report
     from tunesmith_monitor.monitor import Monitor, MonitorOptions
 
+    if labels is not None and labels.exists():  # Somebody may have labeled its rows.
+        raise UsageError(f"{labels}: already exists", hint="choose a new file with --label")
     given = [
         name
         for name in ("run_length", "window", "tolerance")
@@ -92,11 +95,12 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
         code, found = report.exit_code(watch), report.to_json(monitor)
         report.write_page(monitor, monitor.folder / "page.html")
         if labels is not None:
-            lines = (
-                json.dumps({"id": id_, "prompt": text, "completion": ""})
+            lines = [
+                json.dumps({"id": id_, "prompt": text, "completion": ""}) + "\n"
                 for id_, text in watch.choose_rows_to_label()
-            )
-            write_atomic(labels, "".join(f"{line}\n" for line in lines))
+            ]
+            write_atomic(labels, "".join(lines))
+            render.print_note(f"{labels}: wrote {format_count(len(lines), 'row')} to label")
         if as_json:
             render.print_json(found)
         else:

@@ -25,11 +25,12 @@ ACT = 10
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def assumption(name: str, default: float, text: str) -> Callable[[F], F]:
+def assumption(
+    name: str, default: float, text: str, *, is_positive: bool = False
+) -> Callable[[F], F]:
     """Return the option of a number that the decision depends on."""
-    return click.option(
-        name, type=click.FloatRange(0), default=default, show_default=True, help=text
-    )
+    numbers = click.FloatRange(0, min_open=is_positive)
+    return click.option(name, type=numbers, default=default, show_default=True, help=text)
 
 
 @click.command("retrain")
@@ -44,7 +45,7 @@ def assumption(name: str, default: float, text: str) -> Callable[[F], F]:
 @assumption("--training-cost", 20, "Cost of training and evaluating a model.")
 @assumption("--label-cost", 0.5, "Cost of labeling a row.")
 @assumption("--forgetting", 0.002, "Expected rise of the share of wrong answers to old requests.")
-@assumption("--first-rows", 50, "Scale of the learning curve, in rows.")
+@assumption("--first-rows", 50, "Scale of the learning curve, in rows.", is_positive=True)
 @assumption("--exponent", 0.5, "Exponent of the learning curve.")
 @click.option(
     "--state", "folder", type=click.Path(path_type=Path), metavar="FOLDER",
@@ -82,12 +83,14 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     """Decide if training RUN again pays: RETRAIN, WAIT or LABEL N MORE.
 
     The share of wrong answers now is that of the audited answers of `tunesmith monitor`, otherwise
-    that of the new rows. With --go, the next run is trained with the new rows and compared with RUN
-    on old and new test rows. If it is better, the link RUN is changed to it; otherwise the exit
-    code is 6.
+    that of the new training rows, which must then be a random sample of the traffic. With --go, the
+    next run is trained with the new rows and compared with RUN on old and new test rows. If it is
+    better, the link RUN is changed to it; otherwise the exit code is 6.
 
     Exit code without --go: 0 for WAIT, 10 for RETRAIN and LABEL.
     """
+    if go + prepare + rollback > 1:
+        raise UsageError("--go, --prepare and --rollback cannot be combined: use only one of them")
     if rollback:
         from tunesmith_monitor.service_link import roll_back
 
@@ -100,7 +103,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
         if rows is None:
             raise UsageError("--go and --prepare need --rows FILE with new labeled rows")
         return start_next(run, rows, out, margin, prepare=prepare, as_json=as_json, state=state)
-    inputs = collect_inputs(run, file, rows, folder, out, assumptions)
+    inputs = collect_inputs(run, rows, folder, out, assumptions, state)
     decision = decide(inputs)
     found = {"decision": decision.word, "labels": decision.labels}
     found |= {"net": [decision.low, decision.value, decision.high], "inputs": asdict(inputs)}
@@ -128,11 +131,11 @@ def read_new_rows(run: Path, file: Path, state: CliState) -> SplitRows:
 
 def collect_inputs(
     run: Path,
-    file: Path | None,
     rows: SplitRows | None,
     folder: Path | None,
     out: Path,
     assumptions: Mapping[str, float],
+    state: CliState,
 ) -> Inputs:
     """Collect what the decision depends on.
 
@@ -154,7 +157,7 @@ def collect_inputs(
                 hint="label rows and give them with --rows, or let people check answers and run "
                 "`tunesmith monitor`",
             )
-        values = measure_new_rows(run, rows, out, (before.evaluator, before.metric))
+        values = measure_new_rows(run, rows, out, (before.evaluator, before.metric), state)
     now = mean_interval(values)
     return Inputs(
         error_before=1 - before.value,
@@ -167,12 +170,26 @@ def collect_inputs(
     )
 
 
-def measure_new_rows(run: Path, rows: SplitRows, out: Path, key: tuple[str, str]) -> list[float]:
-    """Return the value of each new test row with the run in service."""
+def measure_new_rows(
+    run: Path, rows: SplitRows, out: Path, key: tuple[str, str], state: CliState
+) -> list[float]:
+    """Return the value of each new training row with the run in service, which was not trained on.
+
+    The new test rows are left for the comparison with the next run.
+    """
     from tunesmith_monitor.candidate import evaluate_new_rows, write_rows
 
     write_rows(rows, out)
-    return evaluate_new_rows(run, out, "service", key)
+    render.print_note(
+        f"Fewer than {MIN_AUDITED} answers were audited, so wrong answers are counted on the new "
+        "rows. They must be a random sample: rows of `tunesmith monitor --label` are harder."
+    )
+    return evaluate_new_rows(run, out, "added", key, plugin_options(state))
+
+
+def plugin_options(state: CliState) -> list[str]:
+    """Return the options that name the plugin files of this command."""
+    return [part for file in state.files for part in ("--plugin", file)]
 
 
 def show_decision(
@@ -210,7 +227,7 @@ def start_next(  # noqa: PLR0913
     from tunesmith_monitor import candidate, service_link
 
     service = run.resolve() if prepare else service_link.require_link(run)
-    plugins = [part for file in state.files for part in ("--plugin", file)]
+    plugins = plugin_options(state)
     candidate.prepare(service, rows, out, plugins)
     here = render.shell_path(out)
     if prepare:
@@ -218,7 +235,7 @@ def start_next(  # noqa: PLR0913
         show({"folder": str(out)}, f"{text}launcher, then repeat this command with --go", as_json)
         return 0
     new = candidate.train(out, plugins)
-    found = candidate.judge(service, new, out, margin)
+    found = candidate.judge(service, new, out, margin, plugins)
     verdict = api.read_report(new).verdict
     text = f"new rows: {found.new}\nold rows: {found.old}"
     if verdict.get("word"):

@@ -1,7 +1,7 @@
 """Extension ``monitor`` of ``tunesmith serve``: log the traffic, and split it between two models.
 
-The extension only appends lines to a file, so a request costs a few microseconds. ``tunesmith
-monitor`` and ``tunesmith ab`` read that file.
+The server passes answers to the extension in another thread, which appends lines to a file.
+``tunesmith monitor`` and ``tunesmith ab`` read that file.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from pydantic import Field
 
 from tunesmith.contracts import TextModel
+from tunesmith.errors import UsageError
 from tunesmith.offers import ServeExtensionOffer
 from tunesmith.options import Options
 from tunesmith_cli.serving import ServedAnswer, ServedRequest, ServeExtension
@@ -37,28 +38,24 @@ class MonitorExtensionOptions(Options):
 
 
 class MonitorExtension(ServeExtension):
-    """Logs each request with its answer; some users get the candidate."""
+    """Logs each request with its answer."""
 
     def __init__(self, options: MonitorExtensionOptions) -> None:
         self.options = options
-        self._file = Path(options.log).open("ab", buffering=0)  # noqa: SIM115 - open while serving
+        try:
+            self._file = Path(options.log).open("ab", buffering=0)  # noqa: SIM115 - while serving
+        except OSError as error:
+            what = f"monitor.log: {options.log}: cannot be opened: {error.strerror}"
+            raise UsageError(what, hint="create its folder, or name another file") from None
 
-    def models(self, load: Callable[[Path], TextModel]) -> Mapping[str, TextModel]:
-        """Return the candidate."""
-        return {CANDIDATE: load(Path(self.options.candidate))} if self.options.candidate else {}
-
-    def choose(self, request: ServedRequest) -> str | None:
-        """Return the candidate for its share of the users; requests without a user keep `tuned`."""
+    def user(self, request: ServedRequest) -> str | None:
+        """Return the user of a request whose model the split may choose."""
         user = request.headers.get(self.options.header.lower())
-        if not self.options.candidate or not user or request.model != MONITORED:
-            return None
-        is_second = assign(user, self.options.experiment) < self.options.share
-        return CANDIDATE if is_second else None
+        return user if request.model == MONITORED else None
 
     def observe(self, request: ServedRequest, answer: ServedAnswer) -> None:
         """Append one line for each answer."""
-        asked = json.loads(request.body)
-        user = request.headers.get(self.options.header.lower())
+        asked, user = json.loads(request.body), self.user(request)
         row = {
             "id": answer.id,
             "time": round(time.time(), 3),
@@ -68,9 +65,28 @@ class MonitorExtension(ServeExtension):
             **{key: asked[key] for key in ("messages", "prompt") if key in asked},
             "answer": answer.texts[0] if answer.texts else "",
         }
-        if answer.logprobs and answer.logprobs[0] and answer.finish_reasons[0] == "stop":
-            row["logprob"] = sum(answer.logprobs[0])
+        if answer.confidences and answer.confidences[0] is not None:
+            row["confidence"] = answer.confidences[0]
         self._file.write(json.dumps(row).encode() + b"\n")
+
+
+class SplitExtension(MonitorExtension):
+    """Also gives some users the candidate."""
+
+    def models(self, load: Callable[[Path], TextModel]) -> Mapping[str, TextModel]:
+        """Return the candidate."""
+        return {CANDIDATE: load(Path(self.options.candidate))}
+
+    def choose(self, request: ServedRequest) -> str | None:
+        """Return the candidate for its share of the users; requests without a user keep `tuned`."""
+        user = self.user(request)
+        is_second = user and assign(user, self.options.experiment) < self.options.share
+        return CANDIDATE if is_second else None
+
+
+def build(options: MonitorExtensionOptions) -> MonitorExtension:
+    """Create the extension. Without a candidate, no request waits for it."""
+    return SplitExtension(options) if options.candidate else MonitorExtension(options)
 
 
 def assign(user: str, experiment: str) -> float:
@@ -87,7 +103,6 @@ MONITOR = ServeExtensionOffer(
     name="monitor",
     summary="log traffic for `tunesmith monitor`, and split it between two models",
     config=MonitorExtensionOptions,
-    build=MonitorExtension,
+    build=build,
     headers=lambda options: [options.header],
-    needs_logprobs=True,
 )

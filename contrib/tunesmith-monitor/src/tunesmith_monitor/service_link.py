@@ -84,5 +84,6 @@ def previous_link(link: Path) -> Path:
 
 def _replace_link(link: Path, target: Path) -> None:
     temporary = link.with_name(f".{link.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)  # of a process that was killed
     temporary.symlink_to(os.path.relpath(target, link.parent.resolve()))
     temporary.replace(link)

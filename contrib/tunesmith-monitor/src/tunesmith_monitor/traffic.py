@@ -36,6 +36,8 @@ class Request:
     id: str = ""
     confidence: float | None = None
     right: float | None = None
+    is_single: bool = True
+    """True if the text is the only turn, so it can become the prompt of a row."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def parse_line(line: bytes | str, policy: ReviewPolicy | None = None) -> Request
     try:
         row = json.loads(line)
         return parse_row(row, policy) if isinstance(row, dict) else None
-    except (ValueError, TypeError, LookupError, RecursionError):
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return None
 
 
@@ -92,22 +94,30 @@ def parse_row(row: Mapping[str, Any], policy: ReviewPolicy | None = None) -> Req
     """Return the request of a row, or None if it has neither a request nor an audited answer.
 
     Raises:
-        ValueError, TypeError, LookupError: a value is unusable.
+        ValueError, TypeError, LookupError, AttributeError: a value is unusable.
     """
-    text = row.get("prompt")
+    text, turns = row.get("prompt"), [""]
     if text is None and "messages" in row:
-        turns = [m["content"] for m in row["messages"] if m["role"] != "system"]
-        text = "\n".join(turns).strip()
-    if text is not None and not isinstance(text, str):
-        raise TypeError
+        turns = [_shown(m.get("content")) for m in row["messages"] if m["role"] != "system"]
+        text = "\n".join(turns)
+    if text is not None:
+        text = text.strip().encode("utf-8", "replace").decode()  # without lone surrogates
     confidence, right = _share(row.get("confidence")), _share(row.get("right"))
     if confidence is None and policy is not None and row.get("logprob") is not None:
-        confidence = policy.confidence(score_logprob(float(row["logprob"])))
+        confidence = _share(policy.confidence(score_logprob(float(row["logprob"]))))
     if row.get("model", MONITORED) != MONITORED:
         confidence = right = None
-    if text is None and right is None:
-        return None
-    return Request(text, str(row.get("id", "")), confidence, right)
+    if text is None:
+        if right is None:
+            return None
+        confidence = None  # It was counted with the request.
+    return Request(text, str(row.get("id", "")), confidence, right, len(turns) == 1)
+
+
+def _shown(content: Any) -> str:
+    """Return the content of a message as text, as for the rows of a run."""
+    parts = content if isinstance(content, list) else [content or ""]
+    return "".join(part if isinstance(part, str) else part["text"] for part in parts)
 
 
 def _share(value: Any) -> float | None:

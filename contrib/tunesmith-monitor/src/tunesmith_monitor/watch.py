@@ -16,7 +16,7 @@ import numpy as np
 from tunesmith.errors import UsageError
 from tunesmith.events import JSON
 from tunesmith_monitor.budget import Budget
-from tunesmith_monitor.features import Array, FeatureSpace
+from tunesmith_monitor.features import MAX_CHARACTERS, Array, FeatureSpace
 from tunesmith_monitor.label_test import LabelTest
 from tunesmith_monitor.traffic import Request
 from tunesmith_monitor.window_test import Group, Reference, WindowTest
@@ -25,7 +25,7 @@ LONG = 4
 """A long window has this many times the requests of a short one."""
 MIN_WINDOW = 10
 SHOWN_CHARACTERS = 500
-EXAMPLES, MAX_ALARMS = 5, 100
+EXAMPLES = 5
 RECENT_LABELS = 200
 
 
@@ -109,8 +109,8 @@ class Watch:
     requests: int = 0
     audited: int = 0
     unusable: int = 0
-    texts: list[tuple[str, str, float | None]] = field(default_factory=list)
-    """The latest requests: id, text and confidence."""
+    texts: list[tuple[str, str, float | None, bool]] = field(default_factory=list)
+    """The latest requests: id, text, confidence, and True if the text is the whole request."""
     outcomes: list[float] = field(default_factory=list)
     """The latest audited answers."""
     alarms: list[Alarm] = field(default_factory=list)
@@ -172,12 +172,14 @@ class Watch:
         assert request.text is not None
         self.requests += 1
         kept = self.inputs.tests[-1].size
-        item = (request.id, request.text[:SHOWN_CHARACTERS], request.confidence)
+        text = request.text[:MAX_CHARACTERS]
+        is_whole = request.is_single and text == request.text
+        item = (request.id, text, request.confidence, is_whole)
         self.texts = [*self.texts[-(kept - 1) :], item]
         if found := self.inputs.add(row, self._open()):
             test, changed = found
             for name, p in changed.items():
-                self._raise(self._describe_change(test, name, p))
+                self.alarms.append(self._describe_change(test, name, p))
 
     def _add_confidence(self, value: float) -> None:
         assert self.confidence is not None
@@ -186,11 +188,11 @@ class Watch:
             now = float(np.mean(self.confidence.rows[-test.size :]))
             before = float(test.reference.mean[0])
             order = sorted(self.texts, key=lambda item: 1.0 if item[2] is None else item[2])
-            self._raise(
+            self.alarms.append(
                 Alarm(
                     layer="confidence", what="confidence", request=self.requests, before=before,
                     now=now, p_value=changed["confidence"],
-                    examples=[text for _, text, _ in order[:EXAMPLES]],
+                    examples=[item[1][:SHOWN_CHARACTERS] for item in order[:EXAMPLES]],
                 )
             )  # fmt: skip
 
@@ -199,14 +201,14 @@ class Watch:
         self.outcomes = [*self.outcomes[-(RECENT_LABELS - 1) :], value]
         if self.labels is not None and self.labels.add(value) and "labels" not in self._open():
             now = float(np.mean(self.outcomes))
-            self._raise(
+            self.alarms.append(
                 Alarm(layer="labels", what="labels", request=self.audited,
                       before=self.labels.floor, now=now)
             )  # fmt: skip
 
     def _describe_change(self, test: WindowTest, name: str, p: float) -> Alarm:
         rows_WF = np.array(self.inputs.rows[-test.size :])
-        recent = [text for _, text, _ in self.texts[-test.size :]]
+        recent = [item[1] for item in self.texts[-test.size :]]
         group = next(g for g in test.reference.groups if g.name == name)
         distances = np.square(
             (rows_WF - test.reference.mean) / test.reference.scale
@@ -223,7 +225,8 @@ class Watch:
         order = np.argsort(-distances, kind="stable")[:EXAMPLES]
         return Alarm(
             layer="inputs", what=name, request=self.requests, before=before, now=now, p_value=p,
-            words=self._list_new(name, recent), examples=[recent[i] for i in order],
+            words=self._list_new(name, recent),
+            examples=[recent[i][:SHOWN_CHARACTERS] for i in order],
         )  # fmt: skip
 
     def _list_new(self, name: str, texts: Sequence[str]) -> list[str]:
@@ -239,26 +242,25 @@ class Watch:
     def _open(self) -> list[str]:
         return [alarm.what for alarm in self.alarms]
 
-    def _raise(self, alarm: Alarm) -> None:
-        self.alarms = [*self.alarms, alarm][-MAX_ALARMS:]
-
     def choose_rows_to_label(self, most: int = 20) -> list[tuple[str, str]]:
         """Return the id and text of recent requests that are unusual or answered with doubt.
 
-        Requests that are close to a chosen one are skipped, so that the rows are diverse.
+        Requests that are close to a chosen one are skipped, so that the rows are diverse; and those
+        that a row with this text as prompt would not be equal to.
         """
         if not self.texts:
             return []
         rows_NF = np.array(self.inputs.rows[-len(self.texts) :])
         reference = self.inputs.tests[-1].reference
         scaled_NF = (rows_NF - reference.mean) / reference.scale
-        sure = [1.0 if c is None else c for _, _, c in self.texts]
+        sure = [1.0 if c is None else c for _, _, c, _ in self.texts]
         priority = _rank(np.square(scaled_NF).sum(axis=1)) + _rank(1 - np.array(sure))
         gap = np.median(np.linalg.norm(scaled_NF - scaled_NF.mean(axis=0), axis=1)) / 2
         chosen: list[int] = []
         for i in np.argsort(-priority, kind="stable").tolist():
             gaps = np.linalg.norm(scaled_NF[chosen] - scaled_NF[i], axis=1)
-            if len(chosen) < most and (not chosen or gaps.min() > gap):
+            is_whole = self.texts[i][3]
+            if len(chosen) < most and is_whole and (not chosen or gaps.min() > gap):
                 chosen.append(i)
         return [self.texts[i][:2] for i in chosen]
 
@@ -284,7 +286,7 @@ class Watch:
         """Continue from a state of :meth:`to_json`."""
         self.requests, self.audited = state["requests"], state["audited"]
         self.unusable, self.outcomes = state["unusable"], state["outcomes"]
-        self.texts = [(id_, text, confidence) for id_, text, confidence in state["texts"]]
+        self.texts = [tuple(item) for item in state["texts"]]
         self.alarms = [Alarm(**alarm) for alarm in state["alarms"]]
         self.inputs.count, self.inputs.rows = state["inputs"]
         if self.confidence is not None:

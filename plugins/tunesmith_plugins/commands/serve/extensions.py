@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from queue import Full, Queue
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 from pydantic import ValidationError
@@ -30,12 +30,15 @@ from tunesmith.fence import describe_error, fence
 from tunesmith.offers import Offered, ServeExtensionOffer
 from tunesmith.plan import Plan
 from tunesmith_cli import render
-from tunesmith_cli.serving import ServedAnswer, ServedRequest
+from tunesmith_cli.serving import ServedAnswer, ServedRequest, ServeExtension
 from tunesmith_plugins.commands.serve.api_error import ApiError
 from tunesmith_plugins.commands.serve.metrics import Metrics
 
 MAX_PENDING = 100
 """Number of answers that may wait for an observer; any more are dropped."""
+SECONDS_BETWEEN = 1.0
+"""Pause of an observer, which ends early if many answers wait. Waking a thread for every answer
+would be expensive."""
 SECRET_HEADER_PATTERN = re.compile(
     "authorization|cookie|token|secret|password|credential|api-?key|jwt"
 )
@@ -53,9 +56,14 @@ class Extension:
             self.headers = frozenset(
                 name for name in named if not SECRET_HEADER_PATTERN.search(name)
             )
+        # A call costs a change of threads, so methods that do nothing are not called.
+        kind = type(self._built)
+        self.chooses = kind.choose is not ServeExtension.choose
+        self.changes_models = kind.change_models is not ServeExtension.change_models
         self._load: Callable[[Path], TextModel] | None = None
         self._added: set[str] = set()
         self._pending: Queue[tuple[ServedRequest, ServedAnswer] | None] = Queue(MAX_PENDING)
+        self._due = Event()
 
     def open_models(self, plan: Plan) -> Mapping[str, TextModel]:
         """Return the models that the extension adds to the run's models."""
@@ -113,16 +121,19 @@ class Extension:
             self._pending.put_nowait((request, answer))
         except Full:
             self._outcome("dropped").inc()
+        if self._pending.qsize() > MAX_PENDING // 2:
+            self._due.set()
 
     def stop(self, seconds: float) -> None:
         """Stop observing. Wait at most this many seconds for queued answers."""
         with suppress(Full):
             self._pending.put(None, timeout=seconds)
+            self._due.set()
             self._thread.join(seconds)
 
     def _run(self) -> None:
         failures = 0
-        while pending := self._pending.get():
+        while pending := self._take():
             if failures == MAX_REPORTER_FAILURES:
                 self._outcome("muted").inc()
                 continue
@@ -138,6 +149,12 @@ class Extension:
                     else ""
                 )
                 self._note(f"failed: {describe_error(error)}{muted}")
+
+    def _take(self) -> tuple[ServedRequest, ServedAnswer] | None:
+        while self._pending.empty():
+            self._due.wait(SECONDS_BETWEEN)
+            self._due.clear()
+        return self._pending.get()
 
     def _note(self, text: str) -> None:
         render.print_note(f"extension {self.name} of {self._plugin.full_name}: {text}", style="bad")

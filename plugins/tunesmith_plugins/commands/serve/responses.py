@@ -121,9 +121,8 @@ class Responses:
         policy, score = self.ticket.policy, piece.score
         if policy is None:
             return {}
-        confidence = None if score is None else policy.confidence(score)
         needed = score is None or policy.needs_review(score)
-        return {"tunesmith": {"confidence": confidence, "needs_review": needed}}
+        return {"tunesmith": {"confidence": self.ticket.confidence(piece), "needs_review": needed}}
 
     def _logprobs(self, piece: Piece) -> dict[str, Any] | None:
         if self.request.num_top is None:

@@ -54,17 +54,24 @@ class OpenRequest:
     def to_answer(self) -> ServedAnswer:
         """Return the answer as extensions observe it."""
         choices = [[p for p in self.pieces if p.index == n] for n in range(len(self.jobs))]
-        ends = (pieces[-1].finish_reason if pieces else None for pieces in choices)
+        ends = [pieces[-1] if pieces else None for pieces in choices]
         return ServedAnswer(
             id=self.id,
             model=self.model,
             texts=tuple("".join(p.text for p in pieces) for pieces in choices),
-            finish_reasons=tuple(end or "unfinished" for end in ends),
+            finish_reasons=tuple((end and end.finish_reason) or "unfinished" for end in ends),
             logprobs=tuple(tuple(s.token[1] for p in c for s in p.scores) for c in choices),
+            confidences=tuple(self.confidence(end) if end else None for end in ends),
             prompt_tokens=self.prompt_tokens,
             completion_tokens=self.completion_tokens,
             seconds=time.monotonic() - self.jobs[0].created,
         )
+
+    def confidence(self, piece: Piece) -> float | None:
+        """Return the calibrated confidence of an answer, if its last piece has a score."""
+        if self.policy is None or piece.score is None:
+            return None
+        return self.policy.confidence(piece.score)
 
 
 class Service:
@@ -115,8 +122,9 @@ class Service:
         """
         deadline = asyncio.get_running_loop().time() + self.limits.seconds
         for extension in self.extensions:
-            changed = await self._run(deadline, extension.change_models, self.thread.engines)
-            if changed:
+            if not extension.changes_models:
+                continue
+            if changed := await self._run(deadline, extension.change_models, self.thread.engines):
                 slots = self.limits.slots
                 self.thread.change(
                     {n: None if m is None else make_engine(m, slots) for n, m in changed.items()}
@@ -130,7 +138,9 @@ class Service:
         """
         deadline = asyncio.get_running_loop().time() + self.limits.seconds
         for extension in self.extensions:
-            if name := await self._run(deadline, extension.choose, seen, self.thread.engines):
+            if extension.chooses and (
+                name := await self._run(deadline, extension.choose, seen, self.thread.engines)
+            ):
                 return request.model_copy(update={"model": name})
         return request
 
