@@ -18,7 +18,7 @@ from tunesmith_torch.models.open_base import load_model
 from tunesmith_torch.runtime.device import Precision
 
 # isort: split
-from peft import PeftModel
+from peft import PeftModel, PeftModelForCausalLM
 
 SMALL: dict[str, Any] = {"num_virtual_tokens": 4}
 
@@ -33,6 +33,22 @@ def test_a_sound_method_passes_and_keeps_its_initial_values(tiny_model: Path) ->
     adapted = add("lora", {"r": 4}, tiny_model)
     for name, parameter in adapted.named_trainable_parameters:
         assert parameter.grad is None and ("lora_B" not in name or not parameter.any())
+
+
+def test_a_term_that_exists_in_training_only_is_seen(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = PeftModelForCausalLM.forward
+
+    def forward(self: Any, *args: Any, **options: Any) -> Any:
+        output = original(self, *args, **options)
+        if self.training and output.loss is not None:
+            output.loss = output.loss + 0.5
+        return output
+
+    monkeypatch.setattr(PeftModelForCausalLM, "forward", forward)
+    with pytest.raises(UsageError, match=r"PEFT adds 0\.5 to the loss"):
+        add("lora", {"r": 4}, tiny_model)
 
 
 @pytest.mark.parametrize(
@@ -61,6 +77,13 @@ def test_faults_are_seen(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> N
     def stay_on(self: Any) -> Iterator[None]:
         yield
 
+    def fail(self: Any) -> Any:
+        raise NotImplementedError("no way back")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PeftModel, "disable_adapter", fail)
+        with pytest.raises(UsageError, match="NotImplementedError: no way back"):
+            add("lora", {"r": 4}, tiny_model)
     with monkeypatch.context() as patch:
         patch.setattr(PeftModel, "disable_adapter", stay_on)
         with pytest.raises(UsageError, match="switched off, it still changes"):

@@ -179,8 +179,13 @@ class TrainingTask(ABC, Generic[DataT]):
     def adapt(
         self, base: LoadedBase, precision: Precision, job: Job[Any], initial: InitialModel | None
     ) -> AdaptedModel:
-        """Prepare the weights for training, as the options ask for."""
+        """Prepare the weights for training, as the options or an addition ask for."""
         options: TrainingOptions = job.config
+        for addition in job.additions:
+            if addition.adapt is not None:
+                with addition.blame():
+                    adapted: AdaptedModel = addition.adapt(base, precision, job, initial)
+                return adapted
         return adapt_model(
             base,
             precision,
