@@ -12,12 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 from training import ROWS, load_base, load_with_peft, options, train
-from verify_methods import verify_method
+from verify_methods import RATES, SMALL, verify_method
 
 from tunesmith.errors import UsageError
 from tunesmith.records import Completion
 from tunesmith_peft import data_driven, hidden_terms, task
 from tunesmith_peft.adapter import add_adapter, build_config
+from tunesmith_peft.methods import METHODS
 from tunesmith_peft.task import PeftTask
 from tunesmith_peft.technique import Peft
 from tunesmith_torch.data.templates import Template
@@ -125,6 +126,26 @@ def test_a_mutation_is_seen(
 ) -> None:
     mutate(monkeypatch)
     assert difference(method, tiny_model, tmp_path) > 1e-3
+
+
+@pytest.mark.parametrize("method", [name for name, m in METHODS.items() if m.uses_forward])
+def test_answers_are_those_of_the_trained_computation(
+    method: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Greedy answers follow from the logits of PEFT's forward pass, as in training."""
+    config = options(method, SMALL.get(method), learning_rate=RATES.get(method, 1e-2))
+    artifact, _, _ = train(config, tiny_model, tmp_path / "run")
+    model = Peft(config).open(tiny_model, artifact, device="cpu")
+    assert isinstance(model, TorchTextModel)
+    alone = load_with_peft(tiny_model, artifact)
+    for prompt in ("Who is 3?", "a prompt that is longer"):
+        (answer,) = model.generate([prompt], 6)
+        ids = model.template.encode_prompt(prompt)
+        for token in answer.ids:
+            with torch.no_grad():
+                logits_V = alone(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
+            assert token == int(logits_V.argmax())
+            ids.append(token)
 
 
 def test_without_the_wrapper_prompts_have_no_effect(
