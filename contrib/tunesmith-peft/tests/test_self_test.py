@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from training import options
 
 from tunesmith.errors import UsageError
 from tunesmith_peft import self_test
@@ -26,7 +26,8 @@ SMALL: dict[str, Any] = {"num_virtual_tokens": 4}
 def add(method: str, given: dict[str, Any], model: Path) -> Any:
     precision = Precision(torch.float32, "test")
     base = load_model(model, torch.device("cpu"), precision, packing=True)
-    return add_tested(base, precision, options(method, given), 0)
+    options: Any = SimpleNamespace(method=method, options=given)  # also refused methods
+    return add_tested(base, precision, options, 0)
 
 
 def test_a_sound_method_passes_and_keeps_its_initial_values(tiny_model: Path) -> None:
@@ -57,6 +58,7 @@ def test_a_term_that_exists_in_training_only_is_seen(
         ("adalora", {}, "PEFT adds"),
         ("prompt_tuning", SMALL, "no effect"),
         ("adamss", {"r": 8}, "called after each step"),
+        ("lily", {"r": 8}, "predictions depend on later tokens"),
     ],
 )
 def test_a_method_with_further_requirements_is_refused(

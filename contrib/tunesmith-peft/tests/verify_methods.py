@@ -57,7 +57,7 @@ TOLERANCE = 1e-4
 """Largest difference of equal logits, as a share of the largest logit."""
 _VIRTUAL = {"num_virtual_tokens": 16}
 _RANKED = (
-    *("adamss", "gralora", "hira", "lily", "miss", "peanut"),
+    *("adamss", "gralora", "hira", "miss", "peanut"),
     *("psoft", "pvera", "randlora", "vera"),
 )
 SMALL: dict[str, dict[str, Any]] = {

@@ -88,7 +88,8 @@ _TASKS = Method(refused="it needs the number of the task in each row")
 METHODS: dict[str, Method] = {
     **dict.fromkeys(_PLAIN, Method()),
     **dict.fromkeys(_UNQUANTIZED, Method(is_quantizable=False)),
-    **dict.fromkeys(("lily", "vblora"), _SHARED),
+    "lily": Method(refused="its router averages over all tokens, also later ones and other rows"),
+    "vblora": _SHARED,
     "tinylora": _SHARED_UNQUANTIZED,
     "unilora": replace(_SHARED_UNQUANTIZED, starts_elsewhere=True),
     "fourierft": Method(starts_elsewhere=True),

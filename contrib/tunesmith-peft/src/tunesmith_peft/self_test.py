@@ -3,6 +3,7 @@
 The test asks what training relies on:
 
 - Effect: changed parameters change the logits of the base model's own forward pass.
+- Causal: the logits do not depend on later tokens.
 - Forward: PEFT's forward computes the same logits, and adds nothing to the loss.
 - Gradient: each parameter gets a gradient.
 - Saving and loading: the saved tensors bring the changed logits back.
@@ -79,6 +80,11 @@ def find_failures(adapted: AdaptedModel, ids_1T: Tensor, before_1TV: Tensor) -> 
         if _is_close(changed_1TV, before_1TV):
             yield "it has no effect on the base model's own forward pass"
             return
+        with torch.no_grad():
+            half = TOKENS // 2
+            start_1TV = adapted.base.model(input_ids=ids_1T[:, :half], use_cache=False).logits
+        if not _is_close(start_1TV, changed_1TV[:, :half]):
+            yield "its predictions depend on later tokens"
         yield from _check_forward(model, ids_1T, changed_1TV)
         output = direct()
         torch.autograd.backward(output.float().square().mean())
