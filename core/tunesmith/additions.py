@@ -22,6 +22,12 @@ class Addition:
     With the toolkit, ``build`` gets a ``tunesmith_torch.training.additions.AdditionContext`` and
     returns a ``TrainingAddition``.
     """
+    adapt: Callable[..., Any] | None = None
+    """Add an adapter of another kind than the technique's to the loaded base model.
+
+    With the toolkit, ``adapt`` gets a ``LoadedBase``, a ``Precision``, the job and the initial
+    model, and returns an ``AdaptedModel``. None: the technique chooses the weights.
+    """
     data_parallel: bool = False
     """True if several processes that train together get the same result as one process."""
     table: str = ""

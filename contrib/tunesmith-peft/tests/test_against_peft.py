@@ -5,18 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from training import ROWS, load_base, load_with_peft, options, train
+from verify_methods import RATES, SMALL, verify_method
 
-from tunesmith_peft import hidden_terms, task
-from tunesmith_peft.adapter import build_config
+from tunesmith.errors import UsageError
+from tunesmith.records import Completion
+from tunesmith_peft import data_driven, hidden_terms, task
+from tunesmith_peft.adapter import add_adapter, build_config
+from tunesmith_peft.methods import METHODS
+from tunesmith_peft.task import PeftTask
+from tunesmith_peft.technique import Peft
 from tunesmith_torch.data.templates import Template
+from tunesmith_torch.generation.text_model import TorchTextModel
 from tunesmith_torch.losses import rows_alone
 from tunesmith_torch.models.loading import load_tokenizer
+from tunesmith_torch.models.open_base import load_model
+from tunesmith_torch.runtime.device import Precision
 
 # isort: split
 from peft import get_peft_model, get_peft_model_state_dict
@@ -26,6 +36,7 @@ CASES: dict[str, dict[str, Any]] = {
     "shadow": {"shadow_dropout": 0.0},
     "prompt_tuning": {"num_virtual_tokens": 4},
 }
+ASA_STEPS = {"init_warmup": 1, "final_warmup": 8, "mask_interval": 4}
 Patch = Callable[[pytest.MonkeyPatch], None]
 
 
@@ -117,6 +128,26 @@ def test_a_mutation_is_seen(
     assert difference(method, tiny_model, tmp_path) > 1e-3
 
 
+@pytest.mark.parametrize("method", [name for name, m in METHODS.items() if m.uses_forward])
+def test_answers_are_those_of_the_trained_computation(
+    method: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Greedy answers follow from the logits of PEFT's forward pass, as in training."""
+    config = options(method, SMALL.get(method), learning_rate=RATES.get(method, 1e-2))
+    artifact, _, _ = train(config, tiny_model, tmp_path / "run")
+    model = Peft(config).open(tiny_model, artifact, device="cpu")
+    assert isinstance(model, TorchTextModel)
+    alone = load_with_peft(tiny_model, artifact)
+    for prompt in ("Who is 3?", "a prompt that is longer"):
+        (answer,) = model.generate([prompt], 6)
+        ids = model.template.encode_prompt(prompt)
+        for token in answer.ids:
+            with torch.no_grad():
+                logits_V = alone(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
+            assert token == int(logits_V.argmax())
+            ids.append(token)
+
+
 def test_without_the_wrapper_prompts_have_no_effect(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,10 +162,76 @@ def test_without_the_wrapper_prompts_have_no_effect(
         train(options("prompt_tuning", CASES["prompt_tuning"]), tiny_model, tmp_path / "run")
 
 
-def test_hidden_terms_are_reported_apart(tiny_model: Path, tmp_path: Path) -> None:
-    for method in ("adalora", "shadow"):
-        _, steps, _ = train(options(method, CASES[method]), tiny_model, tmp_path / method)
-        assert steps[0].metrics["peft.term"] > 0.1, method
+@pytest.mark.parametrize(
+    ("method", "weight"), [("adalora", "orth_reg_weight"), ("shadow", "auxiliary_loss_weight")]
+)
+def test_hidden_terms_are_reported_apart(
+    method: str, weight: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    """The loss is that of a training without the term."""
+    _, steps, _ = train(options(method, CASES[method]), tiny_model, tmp_path / "with")
+    without = options(method, {**CASES[method], weight: 0.0})
+    _, others, _ = train(without, tiny_model, tmp_path / "without")
+    assert steps[0].metrics["peft.term"] > 0.1
+    assert abs(steps[0].loss - others[0].loss) < 1e-5
+
+
+def test_a_variant_with_its_default_options_has_its_term(tiny_model: Path, tmp_path: Path) -> None:
+    config = options("lora", {"r": 4, "kasa_config": {}})
+    _, steps, _ = train(config, tiny_model, tmp_path / "run")
+    assert steps[0].metrics["peft.term"] > 0
+
+
+@pytest.mark.parametrize(
+    ("method", "given"),
+    [
+        ("adamss", {"r": 8, "use_asa": True, "asa_target_subspaces": 10, **ASA_STEPS}),
+        ("lora", {"r": 4, "monteclora_config": {"num_samples": 2}}),
+        ("lora", {"r": 4, "kasa_config": {}}),
+    ],
+)
+def test_variants_resume_and_load(method: str, given: dict[str, Any], tiny_model: Path) -> None:
+    """Ratings of subspaces, and random numbers that PEFT draws in advance, survive a stop."""
+    results = verify_method(method, tiny_model, given).results
+    assert results["resume"] == results["PEFT alone"] == "yes"
+
+
+def test_an_earlier_step_has_no_ranks_chosen_later(tiny_model: Path) -> None:
+    """The best checkpoint may be older than the choice of ranks that the artifact would use."""
+    precision = Precision(torch.float32, "test")
+    base = load_model(tiny_model, torch.device("cpu"), precision, packing=True)
+    adapted = add_adapter(base, precision, "adalora", {"init_r": 4, "target_r": 2}, 0)
+    hook = hidden_terms.PeftHook(SimpleNamespace(adapted=adapted))  # type: ignore[arg-type]
+    earlier = hook.state_dict()
+    assert not earlier
+    for step in (0, 1):
+        adapted.model(input_ids=torch.arange(3, 9)[None]).logits.square().mean().backward()
+        hook.tuner.update_and_allocate(step)
+    later = hook.state_dict()
+    assert hook.config.rank_pattern and any(name.startswith("exp_avg_ipt/") for name in later)
+    hook.load_state_dict(earlier)
+    assert hook.config.rank_pattern is None and not hook.state_dict()
+    hook.load_state_dict(later)
+    restored = hook.state_dict()
+    assert {*restored} == {*later}
+    assert all(torch.equal(restored[name], tensor) for name, tensor in later.items())
+
+
+def test_a_schedule_that_never_removes_ranks_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="it would never do this"):
+        train(options("adalora", {"tinit": 4}), tiny_model, tmp_path / "run")
+
+
+def test_a_text_gives_a_prompt_its_initial_values(tiny_model: Path, tmp_path: Path) -> None:
+    given = {"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": "Who?"}
+    config = options("prompt_tuning", {**CASES["prompt_tuning"], **given}, learning_rate=1e-9)
+    artifact, _, _ = train(config, tiny_model, tmp_path / "run")
+    model = Peft(config).open(tiny_model, artifact, device="cpu")
+    assert isinstance(model, TorchTextModel)
+    ids = model.template.tokenizer("Who?")["input_ids"]
+    embeddings = load_base(tiny_model).get_input_embeddings().weight
+    (prompt,) = get_peft_model_state_dict(load_with_peft(tiny_model, artifact)).values()
+    assert torch.allclose(prompt, embeddings[(ids * 4)[:4]], atol=1e-6)
 
 
 @contextmanager
@@ -144,8 +241,9 @@ def unchanged(folder: Path) -> Iterator[None]:
     assert before == {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
-INITIAL = {
-    "pissa": {},
+INITIAL: dict[str, dict[str, Any]] = {
+    # Like PEFT, the first name does not match q_proj.
+    "pissa": {"alpha_pattern": {"proj": 64, "q_proj": 16}, "rank_pattern": {"v_proj": 2}},
     "olora": {},
     "eva": {},
     "corda": {"corda_config": {"corda_method": "kpm"}},
@@ -167,6 +265,46 @@ def test_initializations_fit_the_unchanged_base_model(
         tuned = load_with_peft(tiny_model, artifact)(input_ids=ids_1T).logits
     assert float((tuned - base).abs().max()) < 1e-4, "a rate of 1e-9 trains nothing"
     assert abs(steps[0].loss - steps[-1].loss) < 1e-4
+
+
+@pytest.mark.parametrize("kind", [*INITIAL])
+def test_the_saved_difference_computes_what_was_trained(
+    kind: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids_1T, trained = torch.arange(3, 15)[None], []
+    original = PeftTask.finalize
+
+    def capture(self: Any, session: Any) -> Any:
+        with torch.no_grad():
+            trained.append(session.adapted.model.eval()(input_ids=ids_1T).logits)
+        return original(self, session)
+
+    monkeypatch.setattr(PeftTask, "finalize", capture)
+    config = options("lora", {"r": 4, "init_lora_weights": kind, **INITIAL[kind]})
+    artifact, _, _ = train(config, tiny_model, tmp_path)
+    with torch.no_grad():
+        found = load_with_peft(tiny_model, artifact)(input_ids=ids_1T).logits
+        base = load_base(tiny_model)(input_ids=ids_1T).logits
+    assert float((found - trained[0]).abs().max()) < 1e-4
+    assert float((found - base).abs().max()) > 1e-2
+
+
+def test_only_linear_layers_have_a_difference(tiny_model: Path, tmp_path: Path) -> None:
+    given = {"init_lora_weights": "pissa", "r": 4, "target_modules": ["q_proj", "embed_tokens"]}
+    with pytest.raises(UsageError, match="needs linear layers"):
+        train(options("lora", given), tiny_model, tmp_path / "run")
+
+
+def test_initializations_read_rows_from_all_of_the_data(tiny_model: Path, tmp_path: Path) -> None:
+    precision = Precision(torch.float32, "test")
+    base = load_model(tiny_model, torch.device("cpu"), precision, packing=True)
+    rows = [Completion(source="r", prompt=f"{n}", completion="one") for n in range(500)]
+    config = options("lora", {"init_lora_weights": "eva"})
+    job: Any = SimpleNamespace(config=config, train=rows)
+    examples = data_driven._sample(base, job)
+    template = Template.from_options(base.tokenizer, config)
+    last = template.tokenize_record(rows[-500 // 64], 512)[0]
+    assert len(examples) == 64 and [*examples[-1].ids] == [*last.ids]
 
 
 def test_a_changed_base_is_seen(

@@ -45,6 +45,9 @@ def test_what_cannot_be_converted_is_refused(tiny_model: Path, tmp_path: Path) -
     trained = train_for_export("ia3", {}, tiny_model, tmp_path / "ia3")
     with pytest.raises(UsageError, match="cannot convert this adapter of type IA3"):
         export(trained, tmp_path / "out")
+    kasa = train_for_export("lora", {"r": 4, "kasa_config": {}}, tiny_model, tmp_path / "kasa")
+    with pytest.raises(UsageError, match="cannot convert this adapter of type LORA"):
+        export(kasa, tmp_path / "out")
     plain = train_for_export("lora", {"r": 4}, tiny_model, tmp_path / "lora")
     with pytest.raises(UsageError, match="is a LoRA adapter already"):
         export(plain, tmp_path / "out")

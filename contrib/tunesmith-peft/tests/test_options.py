@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 from training import options
+from verify_methods import SMALL
 
-from tunesmith_peft.data_driven import changes_base, reads_rows
 from tunesmith_peft.methods import METHODS
 from tunesmith_peft.methods_command import command
 from tunesmith_peft.options import find_name_problem, find_problems
-from tunesmith_peft.peft_source import list_methods, read_options
+from tunesmith_peft.peft_source import _LEFT_OUT, list_methods, read_options
 from tunesmith_peft.plan_check import find_error
 
 # isort: split
@@ -34,7 +34,7 @@ def test_every_method_of_the_installed_peft_is_classified() -> None:
 
 def test_options_equal_the_fields_of_the_config_classes() -> None:
     """The fields read from the sources are those of PEFT's dataclasses."""
-    common = {field.name for field in dataclasses.fields(peft.PeftConfig)} | {"runtime_config"}
+    common = {field.name for field in dataclasses.fields(peft.PeftConfig)} | _LEFT_OUT
     for kind, config in peft.PEFT_TYPE_TO_CONFIG_MAPPING.items():
         fields = {f.name: f for f in dataclasses.fields(config) if f.init and f.name not in common}
         found = read_options(kind.value.lower())
@@ -54,6 +54,11 @@ def test_options_equal_the_fields_of_the_config_classes() -> None:
         ("loha", {"init_weights": "random"}, "option init_weights of loha must be bool"),
         ("poly", {}, "it needs the number of the task in each row"),
         ("prompt_tuning", {}, "requires option num_virtual_tokens"),
+        ("prompt_tuning", {"prompt_tuning_init": "text"}, "option prompt_tuning_init"),
+        ("prompt_tuning", {"tokenizer_name_or_path": "x/y"}, "has no option"),
+        ("shadow", {"shadow_model": "x/y"}, 'has no option "shadow_model"'),
+        ("cpt", {"opt_weighted_loss_type": "decay"}, "has no option"),
+        ("lora", {"corda_config": {"cache_file": "x"}}, "names a pickled file"),
     ],
 )
 def test_a_wrong_name_or_type_is_explained(method: str, given: Any, message: str) -> None:
@@ -82,6 +87,10 @@ def test_a_method_that_fails_in_4_bits_is_refused() -> None:
         ("oft", {"r": 8, "oft_block_size": 8}, "You can only specify either r"),
         ("vera", {"target_modules": ["nothing"]}, "no layers types compatible"),
         ("adalora", {"r": 8}, ""),
+        ("lora", {"init_lora_weights": "eva", "eva_config": {"rho": 0.5}}, "rho"),
+        ("lora", {"init_lora_weights": "pissa", "target_modules": ["nothing"]}, "target modules"),
+        ("lora", {"init_lora_weights": "nothing"}, "unknown initialization"),
+        ("adalora", {"beta1": 2.0}, "AssertionError"),
     ],
 )
 def test_sizes_and_bounds_are_checked_from_the_config_alone(
@@ -91,6 +100,12 @@ def test_sizes_and_bounds_are_checked_from_the_config_alone(
     error = find_error(options(method, given), config)
     assert (error is None) == (message == ""), error
     assert message.lower() in (error.message.lower() if error else "")
+
+
+@pytest.mark.parametrize("method", [name for name, m in METHODS.items() if not m.refused])
+def test_a_method_that_trains_passes_the_check(method: str, tiny_model: Path) -> None:
+    config = json.loads((tiny_model / "config.json").read_text(encoding="utf-8"))
+    assert find_error(options(method, SMALL.get(method)), config) is None
 
 
 def test_listing_methods_does_not_import_torch() -> None:
@@ -107,8 +122,49 @@ def test_initializations_are_told_apart() -> None:
     kinds = {"pissa_niter_4": (False, True), "eva": (True, False), "corda": (True, True)}
     for kind, expected in kinds.items():
         given = options("lora", {"init_lora_weights": kind})
-        assert (reads_rows(given), changes_base(given)) == expected
-    assert not reads_rows(options("vera"))
+        assert (given.reads_rows, given.changes_base) == expected
+    assert not options("vera").reads_rows
+    assert options("lora", {"init_lora_weights": "OLoRA"}).changes_base, "as PEFT reads it"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"init_lora_weights": "pissa", "use_dora": True}, "cannot be combined with use_dora"),
+        ({"init_lora_weights": "olora", "kasa_config": {}}, "cannot be combined with kasa_config"),
+        ({"init_lora_weights": "loftq"}, "loftq.* is not supported"),
+    ],
+)
+def test_initializations_that_do_not_fit_are_refused(given: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        options("lora", given)
+
+
+def test_an_initial_model_is_refused() -> None:
+    with pytest.raises(ValueError, match="starts from the base model"):
+        options("vera", **{"from": "runs/earlier"})
+
+
+def test_an_initialization_on_rows_needs_unquantized_weights() -> None:
+    with pytest.raises(ValueError, match="needs weights that are not quantized"):
+        options("lora", {"init_lora_weights": "eva"}, quantization={"bits": 4})
+
+
+def test_a_layer_beyond_the_first_ones_may_be_named(tiny_model: Path) -> None:
+    config = json.loads((tiny_model / "config.json").read_text(encoding="utf-8"))
+    config["num_hidden_layers"] = 6
+
+    def find(layer: int) -> Any:
+        given = {"target_modules": [f"model.layers.{layer}.self_attn.q_proj"]}
+        return find_error(options("lora", given), config)
+
+    assert find(5) is None and find(6) is not None
+
+
+def test_a_text_for_a_prompt_needs_no_tokenizer_to_check_the_plan(tiny_model: Path) -> None:
+    config = json.loads((tiny_model / "config.json").read_text(encoding="utf-8"))
+    given = {"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": "Who?"}
+    assert find_error(options("prompt_tuning", {"num_virtual_tokens": 4, **given}), config) is None
 
 
 def test_the_command_lists_methods() -> None:

@@ -35,7 +35,7 @@ def test_the_run_file_runs_and_the_result_converts(tiny_model: Path, tmp_path: P
     assert "vera" in tunesmith(tmp_path, "peft", "methods")
 
 
-@pytest.mark.parametrize("method", ["vera", "adamss", "prefix_tuning", "lily"])
+@pytest.mark.parametrize("method", ["vera", "adamss", "prefix_tuning", "vblora"])
 def test_the_table_agrees_with_a_new_measurement(method: str, tiny_model: Path) -> None:
     """One method of each kind; the other rows are printed by the same command."""
     row = next(line for line in README.splitlines() if line.startswith(f"| {method} |"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import subprocess
 import sys
@@ -12,19 +13,21 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from tunesmith.contracts import Job
-from tunesmith.errors import IntegrityError, UsageError
+from tunesmith.errors import IntegrityError
 from tunesmith.options import from_table
-from tunesmith.records import Completion
+from tunesmith.records import Chat, Completion, Message
 from tunesmith.storage import Checkpoints
-from tunesmith_sparse.layers import SparseLinear, add_values, choose_random
+from tunesmith_sparse.layers import SparseLinear, add_values, choose_random, find_error
 from tunesmith_sparse.masks import choose_positions
 from tunesmith_sparse.offer import SPARSE
 from tunesmith_sparse.options import SparseOptions
 from tunesmith_sparse.technique import DELTA_FILE, Sparse
+from tunesmith_torch.data.templates import Template
 from tunesmith_torch.models.open_base import load_model
 from tunesmith_torch.optim.master_weights import MasterWeights
 from tunesmith_torch.runtime.device import Precision
@@ -42,13 +45,16 @@ def options(**table: Any) -> SparseOptions:
     return from_table(SparseOptions, {**given, **table})
 
 
-def train(config: SparseOptions, model: Path, out: Path) -> Path:
-    out.mkdir()
-    job: Job[Any] = Job(
-        config=config, model=model, train=ROWS, validation=(), out=out, seed=3, device="cpu",
+def make_job(config: SparseOptions, model: Path, out: Path, rows: Any = ROWS) -> Job[Any]:
+    return Job(
+        config=config, model=model, train=rows, validation=(), out=out, seed=3, device="cpu",
         checkpoints=Checkpoints(out / "checkpoints"), emit=lambda event: None, technique="sparse",
     )  # fmt: skip
-    return Sparse(config).train(job).path
+
+
+def train(config: SparseOptions, model: Path, out: Path) -> Path:
+    out.mkdir()
+    return Sparse(config).train(make_job(config, model, out)).path
 
 
 def load(model: Path) -> Any:
@@ -159,13 +165,7 @@ def test_the_loader_of_the_readme_gives_the_trained_model(
     trained: Any = Sparse(config).open(tiny_model, artifact, device="cpu")
     assert torch.allclose(logits(model), logits(trained.model), atol=1e-5)
     assert not torch.allclose(logits(model), plain, atol=1e-2), "nothing was trained"
-    layers = {name: model.get_submodule(name).weight for name in before}
-    for name, values in before.items():
-        changed = layers[name].data.view(-1)
-        original = load(tiny_model).get_submodule(name).weight.data.view(-1)
-        at = (changed != original).nonzero()[:, 0]
-        assert len(at) <= len(values)
-        changed[at] = original[at]
+    loader["restore"](model, before)
     assert sha256(model) == base
 
 
@@ -185,23 +185,87 @@ def test_a_random_mask_is_as_small_as_lora(tiny_model: Path, tmp_path: Path) -> 
     assert sizes["magnitude"] > 1.5 * sizes["random"]
 
 
-def test_wrong_names_and_other_models_are_explained(tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="the model has no linear layer q_prj"):
-        train(options(modules=["q_prj"]), tiny_model, tmp_path / "wrong")
-    artifact = train(options(modules=["q_proj"]), tiny_model, tmp_path / "right")
-    config = artifact / "adapter_config.json"
-    text = config.read_text(encoding="utf-8")
-    config.write_text(text.replace('"seed": 3', '"sed": 3'), encoding="utf-8")
-    with pytest.raises(IntegrityError, match="does not fit this base model"):
+def write_readme_run(folder: Path, model: Path, mask: str) -> None:
+    """Write the README's files, for another model, with other lines in place of its mask."""
+    (rows,) = re.findall(r"```json\n(.*?)```", README, re.DOTALL)
+    (text,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    (folder / "train.jsonl").write_text(rows, encoding="utf-8")
+    text = text.replace("HuggingFaceTB/SmolLM2-135M-Instruct", str(model))
+    (folder / "run.toml").write_text(text.replace('mask = "random"', mask), encoding="utf-8")
+
+
+def test_wrong_names_are_found_in_the_plan(tiny_model: Path, tmp_path: Path) -> None:
+    config = json.loads((tiny_model / "config.json").read_text(encoding="utf-8"))
+    assert find_error(config, ["q_proj"]) is None
+    error = find_error(config, ["q_prj"])
+    assert error is not None and "the model has no linear layer q_prj" in error.message
+    write_readme_run(tmp_path, tiny_model, 'mask = "random"\nmodules = ["q_prj"]')
+    command = [sys.executable, "-m", "tunesmith", "check", "run.toml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode != 0 and "no linear layer q_prj" in done.stdout + done.stderr
+
+
+def test_an_initial_model_is_refused() -> None:
+    with pytest.raises(ValueError, match="starts from the base model"):
+        options(**{"from": "runs/earlier"})
+
+
+def test_damaged_artifacts_are_explained(tiny_model: Path, tmp_path: Path) -> None:
+    artifact = train(options(modules=["q_proj"], mask="magnitude"), tiny_model, tmp_path / "run")
+    delta = load_file(artifact / DELTA_FILE)
+    name = next(key for key in delta if key.endswith(".indices"))
+    values = name.replace(".indices", ".values")
+    changes = {
+        "values or positions": {name: delta[name] - 10_000},
+        "values or positions in": {values: delta[values] * float("nan")},
+        "out of bounds": {name: delta[name] + 10_000},
+    }
+    for message, change in changes.items():
+        save_file({**delta, **change}, artifact / DELTA_FILE)
+        with pytest.raises(IntegrityError, match=message):
+            Sparse(options()).open(tiny_model, artifact, device="cpu")
+    (artifact / DELTA_FILE).write_bytes(b"truncated")
+    with pytest.raises(IntegrityError, match="do not fit this base model"):
         Sparse(options()).open(tiny_model, artifact, device="cpu")
 
 
+def test_a_mask_by_gradient_has_the_largest_gradients(tiny_model: Path, tmp_path: Path) -> None:
+    """Computed with plain transformers, on rows from all of the data, with their loss weights."""
+    rows = tuple(
+        Chat(
+            source=f"rows:{n}",
+            messages=(
+                Message("user", f"Who is {n}?"),
+                Message("assistant", "one" if n < 100 else "two three", weight=1 + n % 3),
+            ),
+        )
+        for n in range(200)
+    )
+    config = options(density=0.03, mask="gradient", modules=["q_proj"])
+    base = load_model(tiny_model, torch.device("cpu"), FP32, packing=True)
+    chosen = choose_positions(base, make_job(config, tiny_model, tmp_path, rows))
+    assert chosen is not None
+    model = load(tiny_model)
+    examples = (
+        Template.from_options(base.tokenizer, config)
+        .tokenize_records([rows[n * 200 // 64] for n in range(64)], 512)
+        .examples
+    )
+    for n in range(64):
+        ids_T = torch.as_tensor(examples[n].ids, dtype=torch.long)
+        logprobs_TV = model(input_ids=ids_T[None]).logits[0].log_softmax(-1)
+        nll_T = -logprobs_TV[:-1].gather(1, ids_T[1:, None])[:, 0]
+        trained_T = torch.as_tensor(examples[n].trained)[1:]
+        (nll_T * trained_T * (1 + n * 200 // 64 % 3)).sum().backward()
+    for name, at in chosen.items():
+        gradient = model.get_submodule(name).weight.grad.abs().flatten()
+        others = torch.ones_like(gradient, dtype=torch.bool)
+        others[at.long()] = False
+        assert gradient[at.long()].min() >= gradient[others].max() * (1 - 1e-4)
+
+
 def test_the_run_file_of_the_readme_runs(tiny_model: Path, tmp_path: Path) -> None:
-    (rows,) = re.findall(r"```json\n(.*?)```", README, re.DOTALL)
-    (text,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
-    (tmp_path / "train.jsonl").write_text(rows, encoding="utf-8")
-    text = text.replace("HuggingFaceTB/SmolLM2-135M-Instruct", str(tiny_model))
-    (tmp_path / "run.toml").write_text(text, encoding="utf-8")
+    write_readme_run(tmp_path, tiny_model, 'mask = "random"')
     command = [sys.executable, "-m", "tunesmith", "run", "run.toml", "--out", "runs/one"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
@@ -211,11 +275,7 @@ def test_the_run_file_of_the_readme_runs(tiny_model: Path, tmp_path: Path) -> No
 def test_a_mask_by_magnitude_has_the_largest_weights(tiny_model: Path, tmp_path: Path) -> None:
     base = load_model(tiny_model, torch.device("cpu"), FP32, packing=True)
     config = options(density=0.03, mask="magnitude", modules=["q_proj"])
-    job: Job[Any] = Job(
-        config=config, model=tiny_model, train=ROWS, validation=(), out=tmp_path, seed=3,
-        device="cpu", checkpoints=Checkpoints(tmp_path / "c"), emit=lambda event: None,
-        technique="sparse",
-    )  # fmt: skip
+    job = make_job(config, tiny_model, tmp_path)
     chosen = choose_positions(base, job)
     assert chosen is not None and len(chosen) == 2
     for name, at in chosen.items():

@@ -19,6 +19,7 @@ from tunesmith_torch.generation.sequences import (
     append_next_tokens,
 )
 from tunesmith_torch.kernels.rotary_lengths import reset_rotary_state
+from tunesmith_torch.losses.selected_positions import unwrap_peft
 from tunesmith_torch.models.self_check import ForwardErrors
 from tunesmith_torch.options.generation_limits import MAX_ROWS
 
@@ -72,8 +73,12 @@ def generate_with_transformers(
 def _generate_batch(
     model: Any, batch: Sequence[PartialSequence], settings: GenerationSettings
 ) -> None:
-    """Generate a batch in place, without a cache if the model's own cache does not work."""
+    """Generate a batch in place, without a cache if the model's own cache does not work.
+
+    PEFT's own forward passes compute other positions with a cache than in training.
+    """
     try:
+        unwrap_peft(model)
         _run_generate(model, batch, settings, use_cache=True)
     except torch.OutOfMemoryError:
         raise

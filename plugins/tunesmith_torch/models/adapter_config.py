@@ -65,13 +65,14 @@ def can_load_on_meta(config: PeftConfig) -> bool:
 
     Then PEFT allocates only what the file contains. This is not possible in two cases: modules that
     are trained fully would lose their ties to others, and some initializations and kinds compute
-    with values.
+    with values, or create parameters only in a forward pass.
     """
     init = getattr(config, "init_lora_weights", True)
     return not (
         config.peft_type in ("ADALORA", "SHADOW")
         or getattr(config, "modules_to_save", None)
         or getattr(config, "trainable_token_indices", None)
+        or getattr(config, "monteclora_config", None)
         or init not in (True, False, "gaussian")
     )
 

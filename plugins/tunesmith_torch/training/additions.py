@@ -224,7 +224,8 @@ class Additions:
             )
             with origin.blame():
                 added.append(BuiltAddition(origin, origin.build(context)))
-            if not any(map(added[-1].has, ("term", "transform_update", "evaluate"))):
+            has_method = any(map(added[-1].has, ("term", "transform_update", "evaluate")))
+            if not has_method and origin.adapt is None:
                 text = "this table has no effect on training"
                 text += f" in stage {job.stage}" * bool(job.stage)
                 job.emit(FindingReported(level="info", source=origin.table, message=text))

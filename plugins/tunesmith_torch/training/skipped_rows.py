@@ -21,7 +21,7 @@ from tunesmith_torch.data.streamed_examples import StreamedExamples
 from tunesmith_torch.data.tokenized_records import TOO_LONG, TokenizedRecords
 from tunesmith_torch.runtime import distributed
 
-__all__ = ["count_skip_reasons", "describe_remedy"]
+__all__ = ["check_skipped_share", "count_skip_reasons", "describe_remedy", "report_skipped"]
 
 SKIPPED_FILE = "skipped-in-training.jsonl"
 """File in a job's folder of rows skipped in tokenization; the loader has ``skipped.jsonl``."""

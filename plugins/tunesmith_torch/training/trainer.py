@@ -179,8 +179,13 @@ class TrainingTask(ABC, Generic[DataT]):
     def adapt(
         self, base: LoadedBase, precision: Precision, job: Job[Any], initial: InitialModel | None
     ) -> AdaptedModel:
-        """Choose the weights to train and add adapters, as the options ask."""
+        """Choose the weights to train and add adapters, as the options or an addition ask."""
         options: TrainingOptions = job.config
+        for addition in job.additions:
+            if addition.adapt is not None:
+                with addition.blame():
+                    adapted: AdaptedModel = addition.adapt(base, precision, job, initial)
+                return adapted
         return adapt_model(
             base,
             precision,

@@ -193,6 +193,8 @@ def _refusal(key: str, value: Any) -> str:
         return _REFUSED_KEYS[key] if value else ""
     if key in _ALLOWED_NAMES:
         return "" if _names(value) <= _ALLOWED_NAMES[key] else _KERNEL
+    if key == "shadow_model":  # of a kind of adapter; "mirror" has the base model's architecture
+        return "" if value == "mirror" else _OTHER_MODEL
     if key in _CLASS_KEYS and value is not None:
         plain = isinstance(value, str) and value.isidentifier()
         return "" if plain else _OWN_CODE

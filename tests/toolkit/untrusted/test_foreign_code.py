@@ -242,6 +242,7 @@ def adapter(tmp_path: Path, tiny_folder: Path) -> Path:
         (
             {"prompt_tuning_init_state_dict_path": "x.bin"}, "prompt_tuning_init_state_dict_path"
         ),
+        ({"peft_type": "SHADOW", "shadow_model": "someone/model"}, "shadow_model"),
     ],
 )  # fmt: skip
 def test_an_adapter_that_brings_code_is_refused(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -29,6 +30,7 @@ from tunesmith_torch.untrusted.foreign_code import read_json_object
 __all__ = ["ClassifierObjective", "Head", "ModelWithHead", "fit_temperature", "row_logits"]
 
 HEAD_FILE, LABELS_FILE = "head.safetensors", "classifier.json"
+_LOAD_ERRORS = (OSError, LookupError, TypeError, ValueError, RuntimeError, SafetensorError)
 ROWS_PER_PASS = 32
 TEMPERATURES = torch.logspace(-1.3, 1.3, 105)
 """Candidates for the temperature, from 0.05 to 20, in steps of 6 %."""
@@ -70,8 +72,11 @@ class Head(nn.Module):
             tensors = load_file(folder / HEAD_FILE)
             head = cls(tensors["weight"].shape[1], about["labels"], float(about["temperature"]))
             head.linear.load_state_dict(tensors)
-        except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise IntegrityError(f"{folder}: not a classifier: {error!s:.200}") from error
+        except _LOAD_ERRORS as error:
+            raise IntegrityError(
+                f"{folder}: not a classifier: {error!s:.200}",
+                hint="restore its files, or train again",
+            ) from error
         return head.eval()
 
 
@@ -87,6 +92,7 @@ class ClassifierObjective(NextTokenObjective):
     """Cross-entropy of the labels; targets are their numbers."""
 
     head: Head
+    token_layout = None  # type: ignore[assignment]  # the last token is a number of a label
 
     def loss(self, micro_batch: Any) -> Tensor:
         """Return the loss in nats, summed over the rows."""
@@ -133,7 +139,15 @@ def row_logits(model: nn.Module, head: Head, prompts: Sequence[Sequence[int]]) -
 def fit_temperature(logits_NL: Tensor, labels_N: Tensor) -> float:
     """Return the temperature with the lowest negative log-likelihood.
 
-    See Guo et al. 2017, On Calibration of Modern Neural Networks, section 4.2.
+    See Guo et al. 2017, On Calibration of Modern Neural Networks, section 4.2. If all rows are
+    right, the likelihood grows without limit as the temperature falls. The targets are therefore
+    (N + 1) / (N + 2) instead of 1 (Platt 1999, Probabilistic Outputs for Support Vector Machines,
+    section 2.2).
     """
-    losses = [functional.cross_entropy(logits_NL / t, labels_N) for t in TEMPERATURES]
+    N, L = logits_NL.shape
+    smoothing = L / ((L - 1) * (N + 2))
+    losses = [
+        functional.cross_entropy(logits_NL / t, labels_N, label_smoothing=smoothing)
+        for t in TEMPERATURES
+    ]
     return float(TEMPERATURES[int(torch.stack(losses).argmin())])

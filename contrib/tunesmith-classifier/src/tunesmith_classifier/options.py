@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tunesmith_torch.options.adaptation import Adaptation, AdapterOptions
 from tunesmith_torch.options.training import TrainingOptions, ValidationOptions
@@ -32,8 +32,16 @@ class ClassifierOptions(TrainingOptions):
         """LoRA adapters; without them, the smallest adapters for estimates."""
         return Adaptation("lora", self.adapter if self.adapt == "lora" else AdapterOptions(rank=1))
 
+    @field_validator("initial_model")
+    @classmethod
+    def _refuse_initial_model(cls, value: str | None) -> None:
+        if value is not None:
+            raise ValueError("classifier starts from the base model; remove `from`")
+
     @model_validator(mode="after")
     def _refuse_unused(self) -> ClassifierOptions:
         if self.adapt == "head" and self.adapter != AdapterOptions():
             raise ValueError('`adapter` only has an effect with adapt = "lora"')
+        if self.validation.by != ValidationOptions().by:
+            raise ValueError('validation.by must be "loss" for a classifier')
         return self

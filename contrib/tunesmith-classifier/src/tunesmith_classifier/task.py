@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any, cast
 
 import torch
 
-from tunesmith.contracts import Job
-from tunesmith.errors import DataError, UsageError
+from tunesmith.contracts import Job, SkippedRow
+from tunesmith.errors import DataError
 from tunesmith.events import FindingReported
 from tunesmith.records import Chat, Completion, Record, last_exchange
+from tunesmith.text import format_count
 from tunesmith_classifier.head import (
     ClassifierObjective,
     Head,
@@ -25,6 +27,7 @@ from tunesmith_classifier.head import (
 from tunesmith_classifier.options import ClassifierOptions
 from tunesmith_torch.data.packing import Example
 from tunesmith_torch.data.templates import Template
+from tunesmith_torch.data.tokenized_records import TOO_LONG
 from tunesmith_torch.models.adapter_stack import adapt_model
 from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.models.initial_model import InitialModel
@@ -32,6 +35,12 @@ from tunesmith_torch.models.loading import LoadedBase
 from tunesmith_torch.runtime.device import Precision
 from tunesmith_torch.training.loop import BatchCounts
 from tunesmith_torch.training.row_losses import list_row_groups
+from tunesmith_torch.training.skipped_rows import (
+    check_skipped_share,
+    count_skip_reasons,
+    describe_remedy,
+    report_skipped,
+)
 from tunesmith_torch.training.trainer import PreparedTraining, TrainingSession, TrainingTask
 
 __all__ = ["ClassifierTask", "LabeledRows"]
@@ -56,8 +65,8 @@ class LabeledRows:
     examples: list[Example]
     records: list[int]
     """The record of each example."""
-    skipped: dict[str, int]
-    """Number of skipped records by reason."""
+    skipped: list[SkippedRow]
+    """Records without an example, each with the reason."""
 
 
 def read_labels(records: Iterable[Record]) -> list[str]:
@@ -73,23 +82,27 @@ def tokenize(
     records: Sequence[Record], labels: list[str], template: Template, limit: int
 ) -> LabeledRows:
     """Return the rows that have a known label and fit into ``limit`` tokens."""
-    numbers, skipped = {label: number for number, label in enumerate(labels)}, dict[str, int]()
-    usable = [
-        (at, record)
-        for at, record in enumerate(records)
-        if isinstance(record, (Chat, Completion)) and _label(record) in numbers
-    ]
-    examples, kept = [], []
+    numbers = {label: number for number, label in enumerate(labels)}
+    refused = {row.where: row for row in template.find_problems(records)}
+    rows = LabeledRows(labels, [], [], [])
+    usable = []
+    for at, record in enumerate(records):
+        if record.source in refused:
+            rows.skipped.append(refused[record.source])
+        elif not isinstance(record, (Chat, Completion)) or _label(record) not in numbers:
+            cause = "answer is not a known label"
+            rows.skipped.append(SkippedRow(where=record.source, cause=cause))
+        else:
+            usable.append((at, record))
     prompts = template.encode_prompts([last_exchange(record)[0] for _, record in usable])
     for (at, record), ids in zip(usable, prompts, strict=True):
         if len(ids) >= limit:
-            skipped["too long"] = skipped.get("too long", 0) + 1
+            detail = f"{len(ids):,} tokens, at most {limit - 1:,} are allowed"
+            rows.skipped.append(SkippedRow(where=record.source, cause=TOO_LONG, detail=detail))
             continue
-        examples.append(as_example(ids, numbers[_label(record)]))
-        kept.append(at)
-    if len(usable) < len(records):
-        skipped["without a known label"] = len(records) - len(usable)
-    return LabeledRows(labels, examples, kept, skipped)
+        rows.examples.append(as_example(ids, numbers[_label(record)]))
+        rows.records.append(at)
+    return rows
 
 
 class ClassifierTask(TrainingTask[LabeledRows]):
@@ -103,22 +116,23 @@ class ClassifierTask(TrainingTask[LabeledRows]):
         Raises:
             DataError: fewer than two labels, or too many skipped rows.
         """
-        rows = tokenize(job.train, read_labels(job.train), template, limit)
-        if len(rows.labels) < 2:
-            raise DataError(
-                "training data", f"has {len(rows.labels)} labels; at least 2 are needed"
-            )
-        count = sum(rows.skipped.values())
-        text = ", ".join(f"{n} {reason}" for reason, n in rows.skipped.items())
-        if count > job.config.max_skipped * len(job.train) or not rows.examples:
+        labels = read_labels(job.train)
+        rows = tokenize(job.train, labels, template, limit)
+        report_skipped(job, rows.skipped)
+        remedy = describe_remedy(limit, job.config.max_length)
+        check_skipped_share(rows.skipped, len(job.train), job.config.max_skipped, remedy)
+        if len(labels) < 2 or not rows.examples:
             raise DataError(
                 "training data",
-                f"{count} of {len(job.train)} rows cannot be used: {text}",
-                hint="correct these rows, or raise technique.max_skipped to train without them",
+                f"has {format_count(len(labels), 'label')}; at least 2 are needed",
+                hint="add rows with other answers",
             )
-        if count:
-            message = f"skipped {count} of {len(job.train)} rows: {text}"
-            job.emit(FindingReported(level="warning", source="data", message=message))
+        counts = Counter(int(example.ids[-1]) for example in rows.examples)
+        alone = sum(count == 1 for count in counts.values())
+        if 2 * alone > len(rows.examples):
+            text = f"{alone} of {len(rows.examples)} rows have a label that no other row has"
+            text += ", so these are not labels; technique lora generates free text"
+            job.emit(FindingReported(level="warning", source="data", message=text))
         return rows
 
     def token_rows(self, data: LabeledRows, template: Template) -> Iterator[Sequence[int]]:
@@ -130,8 +144,6 @@ class ClassifierTask(TrainingTask[LabeledRows]):
     ) -> AdaptedModel:
         """Add LoRA adapters, or freeze the whole model."""
         options: ClassifierOptions = job.config
-        if initial is not None:
-            raise UsageError("technique.from: technique classifier starts from the base model")
         if options.adapt == "lora":
             fused = options.fused_kernels
             adaptation = options.adaptation
@@ -152,7 +164,7 @@ class ClassifierTask(TrainingTask[LabeledRows]):
             replace(session.adapted, model=net),
             BatchCounts(tokens, len(data.examples), len(data.examples)),
             details={"labels": len(data.labels)},
-            affected_rows=lambda: data.skipped,
+            affected_rows=lambda: count_skip_reasons(data.skipped),
             write_extra=self._write,
         )
 

@@ -6,17 +6,21 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from tunesmith.contracts import Artifact, Generation, Job, Progress, TextModel, TokenScores
+from tunesmith.errors import PromptTooLongError
 from tunesmith.records import Answer, Prompt
 from tunesmith_classifier.head import Head, row_logits
 from tunesmith_classifier.options import ClassifierOptions
 from tunesmith_classifier.task import ClassifierTask
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.generation.open_model import open_trained_model
-from tunesmith_torch.models.artifacts import ADAPTER_WEIGHTS_FILE, attach_adapter
+from tunesmith_torch.models.artifacts import attach_adapter
+from tunesmith_torch.models.loading import config_context_length
 from tunesmith_torch.models.open_base import load_model
 from tunesmith_torch.runtime.device import pick_device, pick_precision
 from tunesmith_torch.training.trainer import train
@@ -47,7 +51,7 @@ class ClassifierTechnique:
         fused = options.fused_kernels
         base = load_model(model, torch_device, precision, packing=False, fused_kernels=fused)
         adapted: nn.Module = base.model
-        if (artifact / ADAPTER_WEIGHTS_FILE).is_file():
+        if options.adapt == "lora":
             adapted = attach_adapter(base, artifact, fused_kernels=fused)
         head = Head.load(artifact).to(torch_device)
         return ClassifierModel(adapted, head, Template.from_options(base.tokenizer, options))
@@ -62,17 +66,29 @@ class ClassifierModel:
     template: Template
 
     def logprobs(self, prompts: Sequence[Prompt]) -> Tensor:
-        """Return the calibrated log-probability of each label for each prompt."""
+        """Return the calibrated log-probability of each label for each prompt.
+
+        Raises:
+            PromptTooLongError: a prompt does not fit into the model's context.
+        """
         ids = self.template.encode_prompts(prompts)
+        limit = config_context_length(cast(PreTrainedModel, self.model).config)
+        if long := [prompt for prompt, row in zip(prompts, ids, strict=True) if len(row) >= limit]:
+            raise PromptTooLongError(
+                f"{len(long)} of {len(ids)} prompts do not fit into the model's context of {limit} "
+                "tokens",
+                long,
+                hint="shorten these prompts",
+            )
         logits_NL = row_logits(self.model, self.head, ids)
-        return (logits_NL / self.head.temperature).log_softmax(-1)
+        return (logits_NL.double() / self.head.temperature).log_softmax(-1)
 
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
     ) -> list[Generation]:
         """Return the most likely label of each prompt; its log-odds are the confidence."""
         answers = []
-        for row_L in self.logprobs(prompts).double() if prompts else ():
+        for row_L in self.logprobs(prompts) if prompts else ():
             logprob, at = (float(row_L.max()), int(row_L.argmax()))
             odds = logprob - math.log(max(-math.expm1(logprob), 1e-300))
             answers.append(Generation(self.head.labels[at], 1, "stop", confidence=odds))

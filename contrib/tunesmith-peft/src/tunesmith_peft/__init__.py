@@ -1,4 +1,4 @@
-"""Technique ``peft``: train any adapter of the installed PEFT; exporter ``lora``: convert it."""
+"""Technique ``peft``, table ``peft-adapter``: any adapter of PEFT; exporter ``lora``."""
 
 from tunesmith.hookspecs import lazy_plugin
 from tunesmith.offers import CommandOffer
@@ -9,6 +9,7 @@ PLUGIN = lazy_plugin(
     tunesmith_review_plan=".offer:review_plan",
     tunesmith_review_model=".offer:review_model",
     tunesmith_exporters=".offer:LORA",
+    tunesmith_tables=".table:TABLE",
     tunesmith_commands=CommandOffer(
         name="peft methods",
         summary="List the methods of the installed PEFT, or the options of one method.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from tunesmith_torch.models.adapters import AdaptedModel, adapt_peft
@@ -12,7 +13,7 @@ from tunesmith_torch.models.adapters import AdaptedModel, adapt_peft
 import peft  # after adapters.py, which imports PEFT without bitsandbytes
 from peft.tuners.lora import config as lora_config
 
-from tunesmith.errors import UsageError
+from tunesmith.errors import TunesmithError, UsageError
 from tunesmith_peft.methods import Method, find_method
 from tunesmith_peft.peft_source import list_methods, read_options
 from tunesmith_torch.models.loading import LoadedBase
@@ -33,17 +34,18 @@ def add_adapter(
         UsageError: PEFT rejects the options, or the model is unsuitable for them.
     """
     with convert_peft_errors(method):
-        config = build_config(method, given)
-        if getattr(config, "prompt_tuning_init_text", None):
-            config.tokenizer_name_or_path = config.tokenizer_name_or_path or str(base.folder)
+        config = build_config(method, given, base.folder)
         adapted = adapt_peft(base, precision, config, seed, {"weights": method})
+    if getattr(config, "tokenizer_name_or_path", None):
+        # The text has given the initial values; who loads the adapter does not need a tokenizer.
+        config.prompt_tuning_init, config.tokenizer_name_or_path = "RANDOM", None
     if not adapted.num_trainable_parameters:
         raise UsageError(f"technique.options: method {method} trains no parameter")
     return adapted
 
 
-def build_config(method: str, given: dict[str, Any]) -> Any:
-    """Return PEFT's config for the options of a method.
+def build_config(method: str, given: dict[str, Any], model: Path = Path()) -> Any:
+    """Return PEFT's config for the options of a method; ``model`` is the folder of the base model.
 
     Raises:
         ValueError: the config's own checks reject a value.
@@ -60,6 +62,8 @@ def build_config(method: str, given: dict[str, Any]) -> Any:
         values.setdefault("progressbar", False)
     if method == "adalora":
         values.setdefault("total_step", LONG_TRAINING)
+    if values.get("prompt_tuning_init") == "TEXT":
+        values["tokenizer_name_or_path"] = str(model)
     if method == "cpt":
         count = len(values["cpt_token_ids"])
         values.setdefault("cpt_mask", [1] * count)
@@ -79,9 +83,9 @@ def convert_peft_errors(method: str) -> Iterator[None]:
     """Convert PEFT's errors about options inside the block to a :class:`UsageError`."""
     try:
         yield
-    except UsageError:
+    except TunesmithError:
         raise
-    except (ValueError, TypeError, KeyError, RuntimeError, AttributeError, ImportError) as error:
+    except Exception as error:  # whatever a method raises
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UsageError(
             f"technique.options: PEFT rejects these options of {method}: {reason:.300}",

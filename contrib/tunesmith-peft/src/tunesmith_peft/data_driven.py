@@ -42,23 +42,12 @@ from peft.tuners.lora.corda import preprocess_corda
 from peft.tuners.lora.eva import initialize_lora_eva_weights
 from peft.tuners.lora.loraga import preprocess_loraga
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from peft.utils.other import get_pattern_key
 
-__all__ = ["add_initialized", "changes_base", "factors", "reads_rows", "save_as_difference"]
+__all__ = ["add_initialized", "factors", "save_as_difference"]
 
 ROWS = 64
 """Number of training rows that an initialization reads."""
-_CHANGES_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
-_READS_ROWS = ("eva", "corda", "lora_ga")
-
-
-def changes_base(options: PeftOptions) -> bool:
-    """Return True if the initialization changes the base weights in memory."""
-    return _initialization(options).startswith(_CHANGES_BASE)
-
-
-def reads_rows(options: PeftOptions) -> bool:
-    """Return True if the initialization runs the model on training rows."""
-    return _initialization(options).startswith(_READS_ROWS)
 
 
 def add_initialized(base: LoadedBase, precision: Precision, job: Job[Any]) -> AdaptedModel:
@@ -68,14 +57,9 @@ def add_initialized(base: LoadedBase, precision: Precision, job: Job[Any]) -> Ad
         UsageError: PEFT rejects the options, or no row can be read.
     """
     options: PeftOptions = job.config
-    kind = _initialization(options)
-    if not reads_rows(options):
+    kind = options.initialization
+    if not options.reads_rows:
         return add_adapter(base, precision, options.method, options.options, job.seed)
-    if options.quantization is not None:
-        raise UsageError(
-            f'technique.options: init_lora_weights = "{kind}" needs weights that are not quantized',
-            hint="remove [technique.quantization], or choose another initialization",
-        )
     examples = _sample(base, job)
     with convert_peft_errors(options.method):
         config = build_config(options.method, options.options)
@@ -92,14 +76,10 @@ def add_initialized(base: LoadedBase, precision: Precision, job: Job[Any]) -> Ad
     return replace(adapted, details={**adapted.details, "initialized_on_rows": len(examples)})
 
 
-def _initialization(options: PeftOptions) -> str:
-    return str(options.options.get("init_lora_weights", "")) if options.method == "lora" else ""
-
-
 def _sample(base: LoadedBase, job: Job[Any]) -> Sequence[Example]:
     """Return the examples of some training rows, the same after a resume."""
     options: PeftOptions = job.config
-    records = [job.train[row] for row in sample_evenly(range(len(job.train)))[:ROWS]]
+    records = [job.train[row] for row in sample_evenly(range(len(job.train)), ROWS)]
     template = Template.from_options(base.tokenizer, options)
     tokenized = template.tokenize_records(records, options.max_length)
     if not len(tokenized.examples):
@@ -128,24 +108,25 @@ def _run_backward(base: LoadedBase, examples: Sequence[Example]) -> None:
 
 
 def factors(adapted: AdaptedModel) -> dict[str, Tensor]:
-    """Return a copy of the adapter's matrices."""
+    """Return a copy of the adapter's matrices.
+
+    Raises:
+        UsageError: the adapter is not a plain low-rank update of linear layers.
+    """
     state = get_peft_model_state_dict(adapted.model, save_embedding_layers=False)
+    if other := [n for n in state if not n.endswith((".lora_A.weight", ".lora_B.weight"))]:
+        raise UsageError(
+            "technique.options: an initialization that changes the base model needs linear layers, "
+            f"but the adapter has {other[0]}",
+            hint="remove this module from target_modules, or choose another init_lora_weights",
+        )
     return {name: tensor.detach().clone() for name, tensor in state.items()}
 
 
 def save_as_difference(adapted: AdaptedModel, initial: dict[str, Tensor]) -> AdaptedModel:
-    """Return the trained adapter as one for the unchanged base model.
-
-    Raises:
-        UsageError: the adapter is not a plain low-rank update, so it has no such form.
-    """
+    """Return the trained adapter as one for the unchanged base model."""
     model: Any = adapted.model
     config = model.peft_config["default"]
-    if config.use_dora or config.bias != "none" or config.modules_to_save:
-        raise UsageError(
-            "technique.options: an initialization that changes the base model cannot be combined "
-            "with use_dora, bias or modules_to_save"
-        )
     trained, state = factors(adapted), dict[str, Tensor]()
     ranks: dict[str, int] = {}
     for name, a_RI in trained.items():
@@ -153,7 +134,8 @@ def save_as_difference(adapted: AdaptedModel, initial: dict[str, Tensor]) -> Ada
             continue
         other = name.replace(".lora_A.", ".lora_B.")
         place = name.partition(".lora_A.")[0].removeprefix("base_model.model.")
-        rank, alpha = len(a_RI), _find(config.alpha_pattern, place, config.lora_alpha)
+        key = get_pattern_key(config.alpha_pattern, place)
+        rank, alpha = len(a_RI), config.alpha_pattern.get(key, config.lora_alpha)
         scale = alpha / (math.sqrt(rank) if config.use_rslora else rank)
         state[name] = torch.cat([a_RI, initial[name]])
         state[other] = torch.cat([trained[other], -initial[other]], 1) * scale
@@ -172,8 +154,3 @@ def save_as_difference(adapted: AdaptedModel, initial: dict[str, Tensor]) -> Ada
         combined = get_peft_model(base_model, plain)
     set_peft_model_state_dict(combined, state)
     return replace(adapted, model=combined)
-
-
-def _find(pattern: dict[str, Any], place: str, default: Any) -> Any:
-    """Return PEFT's value of a module: that of the first name in the pattern that fits."""
-    return next((value for name, value in pattern.items() if place.endswith(name)), default)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,7 +29,10 @@ from tunesmith_torch.data.packing import MicroBatch
 from tunesmith_torch.training.additions import AdditionContext, TrainingAddition, Update
 from tunesmith_torch.training.supervised import NextTokenObjective
 
-__all__ = ["ObjectiveWithTerm", "build_additions"]
+# isort: split
+from peft.tuners.lora.monteclora import BufferedMontecloraSampler
+
+__all__ = ["ObjectiveWithTerm", "build_additions", "build_term_and_hook"]
 
 TABLE = "peft"
 """Prefix of the term's metric, ``peft.term``, and of the state in checkpoints."""
@@ -38,12 +42,23 @@ def build_additions(method: Method, options: PeftOptions) -> Iterator[Addition]:
     """Yield the additions to the training that the method and the options require."""
     if options.b_rate_ratio != 1:
         yield Addition(build=LoraPlus, table="lora-plus")
-    variants = ("monteclora_config", "kasa_config")
-    of_variant = any(options.options.get(name) for name in variants)
+    if _kind_of(method, options.options) is not PeftAddition:
+        yield Addition(build=partial(build_term_and_hook, method, options.options), table=TABLE)
+
+
+def build_term_and_hook(
+    method: Method, given: Mapping[str, Any], context: AdditionContext
+) -> TrainingAddition:
+    """Return the term over the weights and the hook, if the method or its variant has any."""
+    return _kind_of(method, given)(context)
+
+
+def _kind_of(method: Method, given: Mapping[str, Any]) -> type[PeftAddition]:
+    of_variant = bool({"monteclora_config", "kasa_config"} & {*given})
     kinds = {(True, False): PeftTerm, (False, True): PeftHook, (True, True): PeftTermAndHook}
-    kind = kinds.get((method.hidden_term == "weights" or of_variant, method.has_step_hook))
-    if kind is not None:
-        yield Addition(build=kind, table=TABLE)
+    return kinds.get(
+        (method.hidden_term == "weights" or of_variant, method.has_step_hook), PeftAddition
+    )
 
 
 class PeftAddition(TrainingAddition):
@@ -57,6 +72,13 @@ class PeftAddition(TrainingAddition):
 class PeftTerm(PeftAddition):
     """Adds the loss term that PEFT computes from the weights."""
 
+    def __init__(self, context: AdditionContext) -> None:
+        super().__init__(context)
+        for module in self.model.modules():
+            if isinstance(buffered := getattr(module, "sampler", None), BufferedMontecloraSampler):
+                # Random numbers that were drawn in advance are not part of checkpoints.
+                buffered.index = buffered.buffer_size = 1
+
     def term(self, items: Sequence[Any]) -> Tensor:
         """Return the term: what PEFT's loss contains beyond the cross-entropy of its logits.
 
@@ -64,7 +86,8 @@ class PeftTerm(PeftAddition):
         """
         ids_1T = torch.zeros(1, 2, dtype=torch.long, device=self.model.device)
         output = self.model(input_ids=ids_1T, labels=ids_1T, use_cache=False)
-        loss: Tensor = output.loss - functional.cross_entropy(output.logits[0, :1], ids_1T[0, 1:])
+        logits_1V = output.logits[0, :1].float()
+        loss: Tensor = output.loss - functional.cross_entropy(logits_1V, ids_1T[0, 1:])
         for name in ("_get_monteclora_loss", "_get_kasa_loss"):  # PEFT's docs ask loops to add them
             if hasattr(self.tuner, name):
                 loss = loss + getattr(self.tuner, name)()
@@ -79,41 +102,52 @@ class PeftHook(PeftAddition):
         self.tuner.update_and_allocate(update.step)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the ratings of weights, and the ranks that were chosen from them."""
-        state = {name: table[key] for name, table, key in self._slots() if table[key] is not None}
-        pattern = getattr(self.tuner.peft_config["default"], "rank_pattern", None) or {}
-        state |= {f"rank_pattern.{key}": torch.tensor(kept) for key, kept in pattern.items()}
-        if hasattr(self.tuner, "rankallocator"):
-            return state
-        # AdaMSS stops training some of its parameters.
-        trained = {f"trained.{n}": torch.tensor(p.requires_grad) for n, p in self._own()}
-        return state | trained
+        """Return the ratings of weights, and what was chosen from them.
+
+        AdaLoRA chooses ranks, and AdaMSS stops training some of its parameters.
+        """
+        state = {
+            f"{place}/{key}": rating
+            for place, table in self._tables().items()
+            for key, rating in (table.items() if isinstance(table, dict) else enumerate(table))
+            if rating is not None
+        }
+        pattern = getattr(self.config, "rank_pattern", None) or {}
+        state |= {f"rank_pattern/{name}": torch.tensor(kept) for name, kept in pattern.items()}
+        return state | {
+            f"trained/{name}": torch.tensor(parameter.requires_grad)
+            for name, parameter in self.model.named_parameters()
+            if "adamss_" in name
+        }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what :meth:`state_dict` returned."""
-        tables = self._tables()
+        """Restore what :meth:`state_dict` returned, and nothing else, as for an earlier step."""
+        tables, parameters = self._tables(), dict(self.model.named_parameters())
+        for table in tables.values():
+            if isinstance(table, dict):
+                table.clear()
+            else:
+                table[:] = [None] * len(table)
         pattern = {}
         for name, tensor in state.items():
-            kind, _, key = name.partition(".")
-            if kind == "rank_pattern":
+            place, _, key = name.rpartition("/")
+            if place == "rank_pattern":
                 pattern[key] = tensor.tolist()
-            elif kind == "trained":
-                dict(self._own())[key].requires_grad_(bool(tensor))
+            elif place == "trained":
+                parameters[key].requires_grad_(bool(tensor))
             else:
-                table = tables[name if name in tables else kind]
-                place, _, index = name.rpartition(".")
-                if place in tables:
-                    tables[place][int(index)] = tensor.clone()
-                else:
-                    table[key] = tensor.clone()
-        if pattern:
-            self.tuner.peft_config["default"].rank_pattern = pattern
+                table = tables[place]
+                index = key if isinstance(table, dict) else int(key)
+                table[index] = tensor.to(self.model.device, copy=True)
+        if hasattr(self.config, "rank_pattern"):
+            self.config.rank_pattern = pattern or None
 
-    def _own(self) -> Iterator[tuple[str, Any]]:
-        return ((n, p) for n, p in self.model.named_parameters() if "adamss_" in n)
+    @property
+    def config(self) -> Any:
+        return self.tuner.peft_config["default"]
 
     def _tables(self) -> dict[str, Any]:
-        """Return PEFT's tables of ratings by name."""
+        """Return PEFT's tables of ratings: dictionaries of AdaLoRA, or lists of AdaMSS."""
         allocator = getattr(self.tuner, "rankallocator", None)
         if allocator is not None:
             return {
@@ -126,12 +160,6 @@ class PeftHook(PeftAddition):
             for name in names
             if (ratings := getattr(module, name, {}).get("default")) is not None
         }
-
-    def _slots(self) -> Iterator[tuple[str, Any, Any]]:
-        """Yield the name of each rating with the table and the key where it is."""
-        for name, table in self._tables().items():
-            for key in table if isinstance(table, dict) else range(len(table)):
-                yield f"{name}.{key}", table, key
 
 
 class LoraPlus(PeftAddition):
@@ -159,37 +187,43 @@ class PeftTermAndHook(PeftTerm, PeftHook):
 class ObjectiveWithTerm(NextTokenObjective):
     """The objective of a method whose forward adds a term that depends on the rows.
 
-    PEFT's loss is a mean over the tokens of a row, with the term. Multiplied by the number of
-    tokens it is the summed negative log-likelihood, and the term weighted by that number. The
-    loss of the batch thus contains the mean term over its tokens.
+    PEFT's loss is a mean over the tokens of a row, with the term. The gradient is that of the
+    negative log-likelihood and of the mean term over all tokens. The reported loss is the former
+    alone, as for validation rows, and the term is a metric.
     """
 
     def start_update(self) -> None:
         """Reset the term's mean, which is reported as a metric."""
-        self._terms: list[tuple[float, int]] = []
+        self._terms: list[tuple[float, float]] = []
 
     def loss(self, micro_batch: Any) -> Tensor:
-        """Return the loss in nats, summed over the tokens of the micro-batch, with the term."""
+        """Return the loss in nats, summed over the tokens, whose gradient has the term's too."""
         batch: MicroBatch = micro_batch[0].to(self.device)
-        nll = super().loss(micro_batch)
-        losses = [nll]
         assert batch.mask_BT is not None
         T = batch.ids_BT.shape[1]
+        losses = []
         for row, length in enumerate(batch.mask_BT.sum(1).tolist()):
-            at = batch.trained_N[batch.trained_N // T == row] % T
+            chosen_N = batch.trained_N // T == row
+            at = batch.trained_N[chosen_N] % T
             if not len(at):
                 continue
             ids_1T = batch.ids_BT[row : row + 1, :length]
             labels_1T = torch.full_like(ids_1T, -100)
             labels_1T[0, at + 1] = ids_1T[0, at + 1]
             output = self.model(input_ids=ids_1T, labels=labels_1T, use_cache=False)
-            plain = functional.cross_entropy(output.logits[0, at].float(), ids_1T[0, at + 1])
-            losses.append((output.loss - plain) * len(at))
-            self._terms.append((float(losses[-1].detach()), len(at)))
+            logits_NV = output.logits[0, at].float()
+            nll_N = functional.cross_entropy(logits_NV, ids_1T[0, at + 1], reduction="none")
+            weights_N = torch.ones_like(nll_N)
+            if batch.weights_N is not None:
+                weights_N = batch.weights_N[chosen_N]
+            weight = float(weights_N.sum())
+            term = (output.loss - nll_N.mean()) * weight
+            losses.append((nll_N * weights_N).sum() + (term - term.detach()))
+            self._terms.append((float(term.detach()), weight))
         return torch.stack(losses).sum()
 
     def metrics(self) -> dict[str, float]:
-        """Return the mean of the term, apart from the loss that contains it."""
-        tokens = sum(count for _, count in self._terms)
+        """Return the mean of the term."""
+        tokens = math.fsum(weight for _, weight in self._terms)
         total = math.fsum(value for value, _ in self._terms)
         return {f"{TABLE}.term": total / tokens} if tokens else {}

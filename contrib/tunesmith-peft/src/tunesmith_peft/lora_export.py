@@ -30,6 +30,8 @@ __all__ = ["LoraExporter"]
 
 DEFAULT_ERROR = 0.001
 _CONFIG = "adapter_config.json"
+_NOT_PLAIN = ("use_dora", "kasa_config", "monteclora_config")
+"""Options whose LoRA adapter is more than a low-rank update."""
 _NOT_COPIED = (ADAPTER_WEIGHTS_FILE, _CONFIG, "README.md", MANIFEST)
 
 
@@ -45,7 +47,7 @@ class LoraExporter:
     def check_adapter(self, adapter: Path) -> None:
         """Reject an adapter that is LoRA already; PEFT rejects others when it converts them."""
         config = read_json_object(adapter / _CONFIG)
-        if config.get("peft_type") == "LORA" and not config.get("use_dora"):
+        if config.get("peft_type") == "LORA" and not any(map(config.get, _NOT_PLAIN)):
             raise UsageError(
                 "lora: the trained adapter is a LoRA adapter already",
                 hint=f"use {adapter}, or export it for an engine: --to vllm, --to gguf",

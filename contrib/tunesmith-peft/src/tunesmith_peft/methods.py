@@ -32,6 +32,8 @@ class Method:
     """False if PEFT fails, or computes something else, on a base model in 4 bits."""
     is_random: bool = False
     """True if the layers draw random numbers in training, which packing changes."""
+    starts_elsewhere: bool = False
+    """True if the initial adapter changes the model."""
     refused: str = ""
     """Why the method cannot be trained; empty if it can."""
     note: str = ""
@@ -46,6 +48,7 @@ class Method:
         parts += ["changes weights after each step"] * self.has_step_hook
         parts += [f"requires {', '.join(self.required)}"] * bool(self.required)
         parts += [f"needs {', '.join(self.needs)}"] * bool(self.needs)
+        parts += ["its initial values change the model"] * self.starts_elsewhere
         parts += ["not on a quantized base model"] * (not self.is_quantizable)
         return "; ".join([*parts, self.note] if self.note else parts) or "works as it is"
 
@@ -53,7 +56,6 @@ class Method:
 _PLAIN = [
     "boft",
     "c3a",
-    "fourierft",
     "gralora",
     "hira",
     "lora",
@@ -86,8 +88,11 @@ _TASKS = Method(refused="it needs the number of the task in each row")
 METHODS: dict[str, Method] = {
     **dict.fromkeys(_PLAIN, Method()),
     **dict.fromkeys(_UNQUANTIZED, Method(is_quantizable=False)),
-    **dict.fromkeys(("lily", "vblora"), _SHARED),
-    **dict.fromkeys(("tinylora", "unilora"), _SHARED_UNQUANTIZED),
+    "lily": Method(refused="its router averages over all tokens, also later ones and other rows"),
+    "vblora": _SHARED,
+    "tinylora": _SHARED_UNQUANTIZED,
+    "unilora": replace(_SHARED_UNQUANTIZED, starts_elsewhere=True),
+    "fourierft": Method(starts_elsewhere=True),
     "pvera": Method(is_random=True, note="adds noise while it trains"),
     **dict.fromkeys(("prompt_tuning", "prefix_tuning", "cartridge"), _VIRTUAL),
     "adalora": Method(hidden_term="weights", has_step_hook=True),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import click
 
 from tunesmith.errors import UsageError
-from tunesmith.text import one_line, suggest_name
+from tunesmith.text import one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options
 from tunesmith_peft.methods import find_method
+from tunesmith_peft.options import find_unknown
 from tunesmith_peft.peft_source import list_methods, read_options
 
 
@@ -27,10 +28,8 @@ def command(state: CliState, method: str | None, as_json: bool) -> None:
         else:
             render.print_table(["method", "training"], rows)
         return
-    if method not in list_methods():
-        guess = suggest_name(method, list_methods())
-        hint = f'did you mean "{guess}"?' if guess else "list them: tunesmith peft methods"
-        raise UsageError(f'the installed PEFT has no method "{method}"', hint=hint)
+    if problem := find_unknown(method):
+        raise UsageError(problem)
     options = read_options(method).values()
     if as_json:
         keys = ("annotation", "default", "help")

@@ -14,6 +14,20 @@ from tunesmith_torch.options.adaptation import Adaptation, AdapterOptions, Quant
 from tunesmith_torch.options.training import SupervisedOptions
 
 _TRAINABLE = [name for name, method in METHODS.items() if not method.refused]
+_CHANGES_BASE = ("pissa", "olora", "corda", "lora_ga")
+"""Starts of ``init_lora_weights`` that change the base weights in memory."""
+_READS_ROWS = ("eva", "corda", "lora_ga")
+"""Starts of ``init_lora_weights`` that run the model on training rows."""
+_PLAIN_LORA = frozenset(
+    {
+        *("r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern"),
+        *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
+        *("init_lora_weights", "corda_config", "lora_ga_config", "fan_in_fan_out"),
+    }
+)
+"""Options whose adapter can be saved as a difference from its initial values."""
+_PICKLES = ("cache_file", "covariance_file")
+"""Keys of ``corda_config`` that name pickled files."""
 
 
 class PeftOptions(SupervisedOptions):
@@ -72,6 +86,31 @@ class PeftOptions(SupervisedOptions):
 
         return add_adapter(base, precision, self.method, self.options, seed=0)
 
+    @property
+    def initialization(self) -> str:
+        """LoRA's initialization in lower case; empty for other methods, and if it is not set."""
+        given = self.options.get("init_lora_weights", "") if self.method == "lora" else ""
+        return str(given).lower()  # PEFT accepts some names in any case
+
+    @property
+    def changes_base(self) -> bool:
+        """True if the initialization changes the base weights in memory."""
+        return self.initialization.startswith(_CHANGES_BASE)
+
+    @property
+    def reads_rows(self) -> bool:
+        """True if the initialization runs the model on training rows."""
+        return self.initialization.startswith(_READS_ROWS)
+
+    @field_validator("initial_model")
+    @classmethod
+    def _refuse_initial_model(cls, value: str | None) -> None:
+        if value is not None:
+            raise ValueError(
+                "peft starts from the base model; merge the earlier adapter into its base model, "
+                "and set model.base"
+            )
+
     @field_validator("method")
     @classmethod
     def _check_name(cls, value: str) -> str:
@@ -93,6 +132,19 @@ class PeftOptions(SupervisedOptions):
             raise ValueError(
                 f"`b_rate_ratio` needs a method with matrices A and B, not {self.method}"
             )
+        if self.initialization == "loftq":
+            raise ValueError('init_lora_weights = "loftq" is not supported; use pissa or eva')
+        others = sorted({*self.options} - _PLAIN_LORA)
+        if self.changes_base and others:
+            raise ValueError(
+                f'init_lora_weights = "{self.initialization}" changes the base model, so it cannot '
+                f"be combined with {', '.join(others)}"
+            )
+        if self.quantization is not None and self.reads_rows:
+            raise ValueError(
+                f'init_lora_weights = "{self.initialization}" needs weights that are not '
+                "quantized: remove `quantization`, or choose another initialization"
+            )
         found = find_method(self.method)
         if self.quantization is not None and found is not None and not found.is_quantizable:
             raise ValueError(
@@ -102,12 +154,19 @@ class PeftOptions(SupervisedOptions):
         return self
 
 
+def find_unknown(method: str) -> str:
+    """Return that PEFT has no method of this name, and the most similar one; empty if it has."""
+    if method in list_methods():
+        return ""
+    guess = suggest_name(method, list_methods())
+    hint = f'did you mean "{guess}"?' if guess else "list them: tunesmith peft methods"
+    return f'the installed PEFT has no method "{method}"; {hint}'
+
+
 def find_name_problem(method: str) -> str:
     """Return what is wrong with the name of a method; empty if nothing is."""
-    if method not in list_methods():
-        guess = suggest_name(method, list_methods())
-        hint = f'did you mean "{guess}"?' if guess else "list them: tunesmith peft methods"
-        return f'the installed PEFT has no method "{method}"; {hint}'
+    if problem := find_unknown(method):
+        return problem
     found = find_method(method)
     if found is not None and found.refused:
         return f'method "{method}" cannot be trained: {found.refused}'
@@ -128,6 +187,8 @@ def find_problems(method: str, given: Mapping[str, Any]) -> Iterator[str]:
         except ValidationError:
             wanted = known[name].annotation
             yield f"option {name} of {method} must be {wanted}, got {value!r:.60}"
+        if isinstance(value, dict) and (pickled := [key for key in _PICKLES if key in value]):
+            yield f"option {name}.{pickled[0]} of {method} names a pickled file; remove it"
     for name in found.required if found is not None else ():
         if name not in given:
             yield f'method "{method}" requires option {name}: {known[name].help or "see PEFT"}'

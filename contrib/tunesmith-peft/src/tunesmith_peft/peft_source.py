@@ -19,7 +19,16 @@ from pydantic import ConfigDict, TypeAdapter
 
 _COMMON = ("PeftConfigMixin", "PeftConfig")
 """Classes whose fields belong to every config, and are set by the code that trains."""
-_SET_BY_US = frozenset({"task_type", "peft_type", "inference_mode", "runtime_config"})
+_LEFT_OUT = frozenset(
+    {
+        *("task_type", "peft_type", "inference_mode", "runtime_config"),  # set by us
+        *("tokenizer_name_or_path", "tokenizer_kwargs"),  # the base model's tokenizer is used
+        *("opt_weighted_loss_type", "opt_loss_decay_factor"),  # of a loss that CPT's users compute
+        *("megatron_config", "megatron_core", "shadow_model"),  # import code, or download a model
+        *("loftq_config", "arrow_config"),  # need the model before quantization, trained adapters
+    }
+)
+"""Fields of config classes that users cannot set."""
 _TYPES: dict[str, Any] = {
     "int": int, "float": float, "str": str, "bool": bool, "dict": dict[str, Any], "list": list[Any],
 }  # fmt: skip
@@ -83,7 +92,7 @@ def _read_option(name: str, node: ast.AnnAssign) -> MethodOption | None:
     given: dict[str | None, ast.expr] = {"default": node.value} if node.value else {}
     if isinstance(node.value, ast.Call) and ast.unparse(node.value.func).endswith("field"):
         given = {word.arg: word.value for word in node.value.keywords}
-    if name in _SET_BY_US or "ClassVar" in ast.unparse(node.annotation) or "init" in given:
+    if name in _LEFT_OUT or "ClassVar" in ast.unparse(node.annotation) or "init" in given:
         return None
     default = "{}" if "default_factory" in given else ""
     return MethodOption(
@@ -112,6 +121,8 @@ def _names(node: ast.AST) -> Iterator[str]:
 def _read_type(node: ast.expr) -> Any:
     """Return the type that an annotation stands for; classes of configs are tables."""
     match node:
+        case ast.Name(id=name) if values := _read_enum(name):
+            return Literal[values]
         case ast.Name(id=name):
             table = dict[str, Any] if name in _classes() else Any
             return _TYPES.get(name, table)
@@ -125,8 +136,18 @@ def _read_type(node: ast.expr) -> Any:
             return Any
 
 
+def _read_enum(name: str) -> tuple[str, ...]:
+    """Return the values of an enumeration; empty for other classes."""
+    node = _classes().get(name)
+    bases = [ast.unparse(base).rpartition(".")[2] for base in node.bases] if node else []
+    values = node.body if node and "Enum" in bases else []
+    return tuple(ast.literal_eval(part.value) for part in values if isinstance(part, ast.Assign))
+
+
 def _read_generic(name: str, inner: ast.expr) -> Any:
     parts = inner.elts if isinstance(inner, ast.Tuple) else [inner]
+    # A union of an enumeration with str accepts any text, which PEFT then ignores.
+    parts = [p for p in parts if _read_enum(ast.unparse(p))] or parts
     if name == "Literal":
         return Literal[tuple(ast.literal_eval(part) for part in parts)]
     types = [_read_type(part) for part in parts]

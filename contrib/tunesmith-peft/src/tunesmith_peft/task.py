@@ -7,12 +7,7 @@ from typing import Any
 
 from tunesmith.contracts import Job
 from tunesmith.errors import UsageError
-from tunesmith_peft.data_driven import (
-    add_initialized,
-    changes_base,
-    factors,
-    save_as_difference,
-)
+from tunesmith_peft.data_driven import add_initialized, factors, save_as_difference
 from tunesmith_peft.hidden_terms import ObjectiveWithTerm
 from tunesmith_peft.methods import Method, find_method
 from tunesmith_peft.options import PeftOptions
@@ -40,15 +35,10 @@ class PeftTask(SupervisedTask):
     ) -> AdaptedModel:
         """Add the adapter; a method that is not classified is tested first."""
         options: PeftOptions = job.config
-        if initial is not None:
-            raise UsageError(
-                "technique.from: technique peft starts from the base model",
-                hint="merge the earlier adapter into its base model, and set model.base",
-            )
         if find_method(options.method) is None:
             return add_tested(base, precision, options, job.seed)
         adapted = add_initialized(base, precision, job)
-        if changes_base(options):
+        if options.changes_base:
             self.initial = factors(adapted)
         return adapted
 
@@ -60,7 +50,15 @@ class PeftTask(SupervisedTask):
                 len(prepared.objective), session.options, session.job.seed
             )
             model: Any = session.adapted.model
-            model.peft_config["default"].total_step = order.steps
+            config = model.peft_config["default"]
+            if config.tinit >= order.steps - config.tfinal:
+                raise UsageError(
+                    f"technique.options: adalora removes ranks between step {config.tinit} (tinit) "
+                    f"and step {order.steps - config.tfinal} ({order.steps} steps less tfinal), so "
+                    "it would never do this",
+                    hint="set a lower tinit or tfinal, or train more steps",
+                )
+            config.total_step = order.steps
         term = self.method.hidden_term
         return replace(prepared, details={**prepared.details, **({"term": term} if term else {})})
 

@@ -18,12 +18,23 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.errors import UsageError
-from tunesmith_torch.memory_estimate.meta_model import find_quantizable_layers
+from tunesmith_torch.memory_estimate.meta_model import (
+    find_quantizable_layers,
+    make_meta_config,
+    make_meta_model,
+)
 from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.models.loading import LoadedBase
 from tunesmith_torch.runtime.device import Precision
 
-__all__ = ["SparseLinear", "add_values", "choose_random", "list_layers", "sparse_layers"]
+__all__ = [
+    "SparseLinear",
+    "add_values",
+    "choose_random",
+    "find_error",
+    "list_layers",
+    "sparse_layers",
+]
 
 
 class SparseLinear(nn.Module):
@@ -87,7 +98,28 @@ def list_layers(model: Any, names: list[str]) -> dict[str, tuple[nn.Module, str,
             f"technique.modules: the model has no linear layer {unknown[0]}",
             hint=f"it has {', '.join(sorted(last_parts))}",
         )
+    if not layers:
+        raise UsageError(
+            "technique.use: the model has no plain linear layer whose weights sparse could train",
+            hint="use technique peft or lora",
+        )
     return {n: layer for n, layer in layers.items() if not names or n.rsplit(".", 1)[-1] in names}
+
+
+def find_error(config: Mapping[str, Any], names: list[str]) -> UsageError | None:
+    """Return the error of :func:`list_layers` for a model with this config; None if there is none.
+
+    The model is built without weights, with two layers.
+    """
+    try:
+        meta_config = make_meta_config(config, 2)
+    except UsageError:
+        return None  # loading the model will report it
+    try:
+        list_layers(make_meta_model(meta_config, torch.float32, "eager"), names)
+    except UsageError as error:
+        return error
+    return None
 
 
 def add_values(

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
-from torch.nn import functional
 
 from tunesmith.contracts import Job
 from tunesmith.errors import UsageError
+from tunesmith.storage import write_atomic
 from tunesmith_sparse.layers import list_layers
 from tunesmith_sparse.options import SparseOptions
 from tunesmith_torch.data.large_data import sample_evenly
+from tunesmith_torch.data.packing import collate
 from tunesmith_torch.data.templates import Template
+from tunesmith_torch.losses.selected_positions import get_lm_head, hidden_at_targets
 from tunesmith_torch.models.loading import LoadedBase
 
 __all__ = ["choose_positions"]
@@ -47,14 +48,14 @@ def choose_positions(base: LoadedBase, job: Job[Any]) -> dict[str, Tensor] | Non
         count = max(1, round(options.density * weight.numel()))
         chosen[name] = weight.detach().abs().flatten().topk(count).indices.sort().values.int().cpu()
         layer.weight.grad = None
-    save_file(chosen, path)
+    write_atomic(path, save(chosen))
     return chosen
 
 
 def _accumulate_gradients(base: LoadedBase, job: Job[Any], weights: list[Tensor]) -> None:
     """Compute the gradient of the summed loss of a sample of rows."""
     template = Template.from_options(base.tokenizer, job.config)
-    records = [job.train[row] for row in sample_evenly(range(len(job.train)))[:ROWS]]
+    records = [job.train[row] for row in sample_evenly(range(len(job.train)), ROWS)]
     examples = template.tokenize_records(records, job.config.max_length).examples
     if not len(examples):
         raise UsageError("technique.mask: no training row can be read for the gradient")
@@ -62,10 +63,6 @@ def _accumulate_gradients(base: LoadedBase, job: Job[Any], weights: list[Tensor]
     for weight in weights:
         weight.requires_grad_(True)
     for row in range(len(examples)):
-        ids_1T = torch.as_tensor(examples[row].ids, dtype=torch.long, device=base.model.device)[
-            None
-        ]
-        trained_T = torch.as_tensor(examples[row].trained)[1:].to(ids_1T.device)
-        logits_TV = base.model(input_ids=ids_1T, use_cache=False).logits[0, :-1].float()
-        targets_N = ids_1T[0, 1:][trained_T]
-        functional.cross_entropy(logits_TV[trained_T], targets_N, reduction="sum").backward()  # type: ignore[no-untyped-call]
+        batch = collate(examples, [row], packed=False).to(base.model.device)
+        hidden_ND = hidden_at_targets(base.model, batch)
+        get_lm_head(base.model).loss(hidden_ND, batch).backward()  # type: ignore[no-untyped-call]

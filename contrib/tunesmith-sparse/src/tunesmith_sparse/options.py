@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tunesmith_torch.options.adaptation import Adaptation, AdapterOptions
 from tunesmith_torch.options.training import SupervisedOptions
@@ -36,6 +36,15 @@ class SparseOptions(SupervisedOptions):
             "except the output head."
         ),
     )
+
+    @field_validator("initial_model")
+    @classmethod
+    def _refuse_initial_model(cls, value: str | None) -> None:
+        if value is not None:
+            raise ValueError(
+                "sparse starts from the base model; merge the earlier adapter into its base model, "
+                "and set model.base"
+            )
 
     @property
     def adaptation(self) -> Adaptation:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from tunesmith.contracts import Artifact, Job, TextModel
-from tunesmith.errors import IntegrityError, UsageError
+from tunesmith.errors import IntegrityError
 from tunesmith_sparse.layers import add_values, choose_random, sparse_layers
 from tunesmith_sparse.masks import choose_positions
 from tunesmith_sparse.options import SparseOptions
@@ -29,6 +30,7 @@ from tunesmith_torch.untrusted.foreign_code import read_json_object
 __all__ = ["Sparse", "add_delta"]
 
 DELTA_FILE, CONFIG_FILE = "sparse.safetensors", "adapter_config.json"
+_LOAD_ERRORS = (OSError, AttributeError, LookupError, RuntimeError, ValueError, SafetensorError)
 CARD = """---
 library_name: transformers
 tags: [tunesmith, sparse]
@@ -73,11 +75,6 @@ class SparseTask(SupervisedTask):
         self, base: LoadedBase, precision: Precision, job: Job[Any], initial: InitialModel | None
     ) -> AdaptedModel:
         """Choose the weights, and add their trained values."""
-        if initial is not None:
-            raise UsageError(
-                "technique.from: technique sparse starts from the base model",
-                hint="merge the earlier adapter into its base model, and set model.base",
-            )
         self.seed = job.seed
         options: SparseOptions = job.config
         chosen = choose_positions(base, job)
@@ -121,23 +118,24 @@ def add_delta(model: Any, folder: Path) -> None:
     """Add the values in an artifact to the weights of a model, in place.
 
     Raises:
-        IntegrityError: the artifact belongs to another model.
+        IntegrityError: the artifact is damaged, or belongs to another model.
     """
-    config, tensors = read_json_object(folder / CONFIG_FILE), load_file(folder / DELTA_FILE)
-    for key, values_K in tensors.items():
-        name, _, kind = key.rpartition(".")
-        if kind != "values":
-            continue
-        try:
+    config = read_json_object(folder / CONFIG_FILE)
+    try:
+        tensors = load_file(folder / DELTA_FILE)
+        for key in [key for key in tensors if key.endswith(".values")]:
+            name, values_K = key.removesuffix(".values"), tensors[key]
             flat = model.get_submodule(name).weight.view(-1)
             if f"{name}.indices" in tensors:
                 indices_K = tensors[f"{name}.indices"].long()
             else:
                 indices_K = choose_random(config["seed"], name, len(flat), len(values_K))
-            values_K = values_K.to(flat.device)
+            if not values_K.isfinite().all() or not (indices_K >= 0).all():
+                raise ValueError(f"implausible values or positions in {name}")
+            indices_K, values_K = indices_K.to(flat.device), values_K.to(flat.device)
             flat[indices_K] = (flat[indices_K].float() + values_K).to(flat.dtype)
-        except (AttributeError, IndexError, KeyError, RuntimeError) as error:
-            raise IntegrityError(
-                f"{folder}: {name} does not fit this base model: {error!s:.200}",
-                hint="the artifact was trained on another base model",
-            ) from error
+    except _LOAD_ERRORS as error:
+        raise IntegrityError(
+            f"{folder}: the changes do not fit this base model: {error!s:.200}",
+            hint="use the base model of the training, or restore the files",
+        ) from error

@@ -35,7 +35,7 @@ def find_trained_model(folder: RunFolder, plan: Plan, catalog: Catalog) -> Train
     """Return the trained model of a run.
 
     Raises:
-        UsageError: the run has no trained model.
+        UsageError: the run has no trained model, or one that is not a language model.
     """
     trained = execute.load_report(folder).training_finished.get("")
     if trained is None:
@@ -44,8 +44,13 @@ def find_trained_model(folder: RunFolder, plan: Plan, catalog: Catalog) -> Train
             hint=f"finish the run: tunesmith resume {folder.path}",
         )
     artifact = folder.path / trained.artifact
-    base = plan.found_model.fetch()
     options = plan.technique.config
+    if not plan.technique.offer.can_score(options):
+        raise UsageError(
+            f"{folder.path}: technique {plan.technique.offer.name} does not train a language model "
+            "that engines could run, so there is nothing to export"
+        )
+    base = plan.found_model.fetch()
     if detect_artifact_format(artifact) == "adapter":
         base = (
             adapter_base_folder(base, artifact, options)
