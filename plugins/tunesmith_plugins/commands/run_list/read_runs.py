@@ -30,7 +30,7 @@ class RunSummary:
     model: str = ""
     technique: str = ""
     word: str = ""
-    """Time in UTC (ISO 8601), or "" if unknown."""
+    """The verdict, or "" if there is none."""
     metric: str = ""
     value: float | None = None
     """Score of the tuned model by the verdict's metric."""
