@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from training import invoke, write_rows, write_task
 
 import tunesmith
 from tunesmith_continual.chain import Task, read_chain
-from tunesmith_continual.continue_command import mean_loss, predict_slope
+from tunesmith_continual.continue_command import predict_slope
 from tunesmith_continual.findings import ChainFindings
 from tunesmith_continual.measure import read_matrix
 from tunesmith_continual.page import render_card, render_page
@@ -75,11 +76,16 @@ def test_the_page_is_one_file_with_all_scores(chain: Path) -> None:
     assert "backward transfer" in page and "| after | on red | on blue | on green |" in card
 
 
-def test_what_is_measured_is_not_measured_again(chain: Path) -> None:
+def test_what_is_measured_is_not_measured_again(
+    chain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder may be named by a relative path, as in the README."""
     files = sorted((chain / "green" / "continual").glob("*/measured.json"))
-    assert len(files) == 2
+    prints = [Task.open(chain / name).fingerprint for name in ("red", "blue")]
+    assert [f.parent.name for f in files] == [f"{j}-{p[:12]}" for j, p in enumerate(prints)]
     before = [file.stat().st_mtime_ns for file in files]
-    done = invoke("continue", chain / "green", "--json", "-q")
+    monkeypatch.chdir(chain)
+    done = invoke("continue", "green", "--json", "-q")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["schema"] == "tunesmith.continue/1"
     assert [file.stat().st_mtime_ns for file in files] == before
@@ -89,7 +95,8 @@ def test_the_slope_is_fitted_to_earlier_runs(chain: Path) -> None:
     tasks = read_chain(Task.open(chain / "blue"))
     lines = (chain / "blue/additions/retention/kl.jsonl").read_text().splitlines()
     divergence = json.loads(lines[-1])["kl"]
-    lost = mean_loss(read_matrix(tasks, quiet=True))
+    lost = read_matrix(tasks, quiet=True).last_loss
+    assert lost is not None
     if lost > 0:
         assert predict_slope(tasks, True) == pytest.approx(lost / divergence)
     else:
@@ -186,3 +193,13 @@ def test_a_killed_third_task_ends_with_the_same_bits(
 def has_step(log: Path, step: int) -> bool:
     text = log.read_text(encoding="utf-8") if log.is_file() else ""
     return text.count('"step-finished"') >= step
+
+
+def test_a_missing_run_is_named(chain: Path) -> None:
+    """Its chain must not be shown as if it began later."""
+    task = Task.open(chain / "green")
+    config = task.plan.technique.config.model_copy(update={"initial_model": "/nowhere/blue"})
+    component = replace(task.plan.technique, config=config)
+    moved = replace(task, plan=replace(task.plan, technique=component))
+    with pytest.raises(tunesmith.TunesmithError, match="missing: /nowhere/blue"):
+        read_chain(moved)

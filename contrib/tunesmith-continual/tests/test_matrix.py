@@ -117,6 +117,7 @@ def test_scores_in_different_units_have_no_mean(tmp_path: Path, matrix: Matrix) 
     mixed = Matrix(matrix.names, {**matrix.cells, (2, 2): loss}, {}, {})
     assert "different units" in mixed.obstacle
     assert "average_accuracy" not in mixed.to_json() and mixed.to_json()["no_mean"]
+    assert mixed.last_loss is None and matrix.last_loss == pytest.approx((0.4 - 0.1) / 2)
 
 
 def test_a_single_task_has_only_an_average(matrix: Matrix) -> None:

@@ -42,8 +42,11 @@ def test_svd_is_the_sum_of_the_updates(chain: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
 
 
-def test_the_sweep_is_judged_and_the_best_is_measured_once(chain: Path, tmp_path: Path) -> None:
-    out = tmp_path / "merged"
+def test_the_sweep_is_judged_and_the_best_is_measured_once(
+    chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = Path("merged")
     done = invoke("adapters", "merge", chain / "red", chain / "lone", "--judge", "--out", out,
                   "--json", "-q")  # fmt: skip
     assert done.exit_code == 0, done.output
@@ -101,3 +104,22 @@ def test_one_merge_is_written_without_measuring(chain: Path, tmp_path: Path) -> 
     assert again.exit_code == 2 and "already exists" in again.output
     neither = invoke(*arguments[:4], "--out", tmp_path / "two")
     assert neither.exit_code == 2 and "--judge or --method" in neither.output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--judge", "--weights", 1, 0.5], "--judge chooses weights and density itself"),
+        (["--judge", "--density", 0.5], "--judge chooses weights and density itself"),
+        (["--method", "svd", "--density", 0.5], "the method svd has no density"),
+        (["--method", "ties", "--density", 0], "0.0 is not in the range"),
+    ],
+    ids=str,
+)
+def test_no_option_is_ignored(
+    chain: Path, tmp_path: Path, options: list[Any], message: str
+) -> None:
+    out = tmp_path / "out"
+    done = invoke("adapters", "merge", chain / "red", chain / "lone", "--out", out, *options)
+    assert done.exit_code == 2 and message in " ".join(done.output.split())
+    assert not out.exists()

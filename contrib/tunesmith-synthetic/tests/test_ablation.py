@@ -15,6 +15,7 @@ from generation import invoke, read_lines, request_of, write_generation
 from tunesmith import api
 from tunesmith.errors import DataError
 from tunesmith.records import Completion
+from tunesmith.storage import lock
 from tunesmith_synthetic.ablation import ARMS, Ablation, Score, conclude
 from tunesmith_synthetic.commands.ablate import show
 from tunesmith_synthetic.commands.generate import generate
@@ -88,6 +89,7 @@ class Given:
                     str(n): value + gains.get(arm, 0.0) + rng.gauss(0, 0.05)
                     for n, value in enumerate(base)
                 },
+                {str(n): 1.0 for n in range(100)},
                 {str(n): None for n in range(100)},
             )
             for arm, seed in self.ablation.jobs()
@@ -98,6 +100,7 @@ class Given:
 
 def test_the_word_needs_both_controls(project: Path) -> None:
     given = Given(request_of(project, RULES, ablate={"rows": "test"}))
+    generate(given.ablation.request)
     assert given.word(synthetic=0.2) == "helped"
     assert given.word() == "not shown"
     assert given.word(synthetic=0.2, upsampled=0.2) == "not shown"
@@ -215,3 +218,41 @@ def test_the_result_fits_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert "helped" in lines and max(map(len, lines)) <= 80
     assert sum("+0.100 [+0.060, +0.140]" in line for line in lines) == 2
+
+
+def test_rows_that_were_not_scored_are_left_out(project: Path) -> None:
+    """A row of weight 0 has a value without meaning."""
+    given = Given(request_of(project, RULES, ablate={"rows": "test"}))
+    keys = [str(n) for n in range(20)]
+    gain = {"synthetic": 1.0, "real": 0.0, "upsampled": 0.0}
+    scores: Any = {
+        (arm, seed): Score(
+            {key: gain[arm] if int(key) < 12 else 0.5 for key in keys},
+            {key: float(int(key) < 12 or arm != "real") for key in keys},
+            dict.fromkeys(keys),
+        )
+        for arm, seed in given.ablation.jobs()
+    }
+    generate(given.ablation.request)
+    result = conclude(given.ablation, scores)
+    assert result["differences"]["real"]["value"] == 1.0
+    assert result["scores"]["real"] == [0.0] * 3
+
+
+def test_rows_that_changed_after_the_ablation_did_not_help(project: Path) -> None:
+    path = write_generation(project, RULES, ablate=CLASSIFIER)
+    assert invoke("data", "generate", path).exit_code == 0
+    assert invoke("data", "ablate", path).exit_code == 0
+    rows = read_lines(project / "synthetic" / "synthetic.jsonl")
+    write_lines(project / "synthetic" / "synthetic.jsonl", rows[1:])
+    done = invoke("check", project / "synthetic" / "run.toml")
+    assert "they have changed since the ablation" in " ".join(done.output.split())
+
+
+def test_two_processes_do_not_generate_into_one_folder(project: Path) -> None:
+    path = write_generation(project, RULES)
+    (project / "synthetic").mkdir()
+    with lock(project / "synthetic"):
+        done = invoke("data", "generate", path)
+    assert done.exit_code != 0 and "in use" in done.output
+    assert not (project / "synthetic" / "synthetic.jsonl").exists()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 from conftest import make_rows, write_lines
 from generation import invoke, read_lines, request_of, write_generation
 
@@ -19,6 +20,7 @@ from tunesmith_synthetic.card import CROISSANT
 from tunesmith_synthetic.commands.generate import generate
 from tunesmith_synthetic.dataset import read_dataset, to_row
 from tunesmith_synthetic.loader import SyntheticLoader, SyntheticOptions
+from tunesmith_synthetic.request import read_request
 from tunesmith_synthetic.review import review
 
 RULES = {"use": "rules", "rounds": 2}
@@ -43,7 +45,7 @@ def test_each_row_has_its_provenance(project: Path) -> None:
         assert origin["prompt_sha256"] == hashlib.sha256(row["prompt"].encode()).hexdigest()
         assert row["synthetic"] == "rules" and origin["seed"] == 42 and origin["model"] == ""
         assert json.loads(origin["details"])["rule"] in ("typos", "casing", "punctuation")
-        assert row["group"].endswith(origin["parent"])
+        assert row["group"] == origin["parent"]
 
 
 def test_a_child_is_in_the_group_of_its_parent(project: Path) -> None:
@@ -116,7 +118,8 @@ def test_a_run_warns_without_an_ablation(project: Path, word: str | None, level:
     card_path = project / "synthetic" / "card.json"
     card = json.loads(card_path.read_text())
     if word:
-        card_path.write_text(json.dumps({**card, "ablation": {"word": word, "sentence": "s"}}))
+        ablation = {"word": word, "sentence": "s", "sha256": card["sha256"]}
+        card_path.write_text(json.dumps({**card, "ablation": ablation}))
     done = invoke("check", project / "synthetic" / "run.toml", "--json")
     found = [f for f in json.loads(done.stdout)["findings"] if f["source"] == "data synthetic"]
     assert len(found) == 1, done.output
@@ -207,3 +210,33 @@ def test_a_wrong_file_is_explained(project: Path) -> None:
         done.exit_code == 2
         and 'generator.round: unknown key (did you mean "rounds"?)' in done.output
     )
+
+
+def test_rows_of_an_earlier_round_count_as_synthetic(project: Path) -> None:
+    """Otherwise, the share would grow with every round."""
+    generate(request_of(project, RULES))
+    for share, count in ((0.5, 0), (0.6, 15)):
+        path = project / "second.toml"
+        again = {"run": "synthetic/run.toml", "out": "second", "share": share}
+        path.write_text(tomli_w.dumps({**again, "generator": {"use": "rules", "rounds": 9}}))
+        request = read_request(path)
+        card = generate(request)
+        assert (card["real_rows"], card["rows"]) == (30, count)
+    assert card["share"] == 0.6
+    found = SyntheticLoader(SyntheticOptions(folder=str(project / "second"))).load()
+    assert len(found.train) == 30 + 30 + 15
+
+
+def test_slices_of_the_parents_are_no_columns(project: Path) -> None:
+    """A column `label` would have another meaning when the rows are read."""
+    rows = [{**row, "label": row["completion"]} for row in make_rows(0, 30)]
+    write_lines(project / "rows.jsonl", rows)
+    write_lines(project / "test.jsonl", [{**row, "label": "x"} for row in make_rows(100, 9)])
+    text = (project / "run.toml").read_text()
+    (project / "run.toml").write_text(
+        text.replace("[technique]", 'slices = ["label"]\n[technique]')
+    )
+    request = request_of(project, RULES)
+    generate(request)
+    assert all("label" not in row for row in read_lines(request.folder / "synthetic.jsonl"))
+    assert len(read_dataset(request.folder).records) == 30

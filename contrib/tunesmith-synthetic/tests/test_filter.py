@@ -242,3 +242,14 @@ def test_each_rejected_row_is_written_with_its_cause(project: Path) -> None:
     card = json.loads(done.stdout)
     rejected = Counter(row["cause"] for row in read_lines(project / "synthetic" / "rejected.jsonl"))
     assert rejected == card["rejected"] and rejected.total() + card["rows"] == card["proposed"]
+
+
+def test_the_share_does_not_prefer_the_start_of_the_file(project: Path) -> None:
+    """Rows are often sorted by label or time."""
+    request = request_of(project, {"use": "rules", "rules": ["typos"]}, share=0.25)
+    rows = rows_of([sentence(n) for n in range(100, 200)])
+    kept = prompts_of(filter_rows(request, rows).kept)
+    places = [n for n, row in enumerate(rows) if row.record.prompt in {*kept}]
+    assert len(places) == 10 and min(places) < 40 and max(places) > 60
+    assert kept == [rows[n].record.prompt for n in places], "their order changed"
+    assert prompts_of(filter_rows(request, rows).kept) == kept

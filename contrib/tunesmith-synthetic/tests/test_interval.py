@@ -50,7 +50,7 @@ def test_the_order_of_rows_and_seeds_does_not_matter() -> None:
 
 def test_equal_arms_have_no_difference_and_one_row_says_nothing() -> None:
     same = compare_over_rows_and_seeds(np.zeros((3, 20)), no_groups(20))
-    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
+    assert same.value == 0 and same.low == -same.high and 0.1 < same.high < 0.3
     assert compare_over_rows_and_seeds(np.ones((3, 1)), [None]).high == math.inf
 
 
@@ -64,3 +64,31 @@ def test_it_covers_the_true_difference(spread: tuple[float, float]) -> None:
         found = compare_over_rows_and_seeds(table, no_groups(80))
         covered += found.low <= 0.2 <= found.high
     assert covered >= 0.93 * 600
+
+
+@pytest.mark.parametrize(("rows", "is_shown"), [(2, False), (3, False), (6, True)])
+def test_few_rows_that_agree_show_little(rows: int, is_shown: bool) -> None:
+    """Every row improved with every seed, so the spread is 0. It is no proof with two rows."""
+    found = compare_over_rows_and_seeds(np.ones((3, rows)), no_groups(rows), bounds=(0, 1))
+    assert found.value == 1 and (found.low > 0) == is_shown and found.low < 0.5
+
+
+def test_an_effect_of_zero_is_rarely_shown_by_few_rows() -> None:
+    """Right or wrong answers of 5 rows; both arms are right in half of them."""
+    rng, shown = np.random.default_rng(4), 0
+    for _ in range(400):
+        before, after = (rng.random((3, 5)) < rng.random(5) for _ in "ab")
+        table = after.astype(float) - before
+        shown += compare_over_rows_and_seeds(table, no_groups(5), bounds=(0, 1)).low > 0
+    assert shown <= 0.05 * 400
+
+
+def test_weights_count_as_so_many_rows() -> None:
+    table = np.random.default_rng(5).normal(size=(3, 40))
+    weights, groups = [1.0 + n % 3 for n in range(40)], [n // 2 for n in range(40)]
+    copies = np.repeat(np.arange(40), [int(weight) for weight in weights])
+    found = compare_over_rows_and_seeds(table, groups, weights=weights)
+    repeated = compare_over_rows_and_seeds(table[:, copies], [groups[n] for n in copies])
+    assert (found.value, found.low, found.high) == pytest.approx(
+        (repeated.value, repeated.low, repeated.high)
+    )

@@ -34,9 +34,15 @@ def test_the_base_model_answers_general_prompts(tmp_path: Path) -> None:
     learned: Any = BaselineTask(train=rows, base=Echo, seed=0)  # type: ignore[arg-type]
     task = GeneratorTask(task=learned, count=9, folder=tmp_path, solve=lambda name, rows: [])
     options = SelfOptions(prompts=str(tmp_path / "general.txt"), max_new_tokens=20)
-    first, leak, cut, last = OwnAnswers(options).generate(task)
-    assert isinstance(leak, SkippedRow) and leak.cause == "side effects are measured with it"
-    assert isinstance(cut, SkippedRow) and cut.cause == "the answer was cut off"
-    for row, answer in ((first, "3 words"), (last, "5 words")):
-        assert isinstance(row, GeneratedRow) and row.model == "base" and row.parent is None
-        assert isinstance(row.record, Completion) and row.record.completion == answer
+    found = [*OwnAnswers(options).generate(task)]
+    causes = {Path(r.where).name: r.cause for r in found if isinstance(r, SkippedRow)}
+    assert causes == {
+        "general.txt:2": "side effects are measured with it",
+        "general.txt:3": "the answer was cut off",
+    }
+    rows = {row.details["pool"]: row for row in found if isinstance(row, GeneratedRow)}
+    assert rows.keys() == {"general.txt:1", "general.txt:4"}
+    for place, answer in (("general.txt:1", "3 words"), ("general.txt:4", "5 words")):
+        assert rows[place].model == "base" and rows[place].parent is None
+        record = rows[place].record
+        assert isinstance(record, Completion) and record.completion == answer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,10 +94,10 @@ def test_agreement_and_confidence_raise_the_accuracy(tmp_path: Path) -> None:
 
 
 def test_the_confidence_is_the_share_of_right_labels(tmp_path: Path) -> None:
-    (labels,) = label_with_baseline(
-        "fair", make_task(tmp_path), read_pool(Path(write_pool(tmp_path, 2000)), 2000)
-    )
-    right = [a == "ab"[n % 2] for n, a in enumerate(labels.answers, 1000)]
+    pool = read_pool(Path(write_pool(tmp_path, 2000)), 2000, 0)
+    (labels,) = label_with_baseline("fair", make_task(tmp_path), pool)
+    numbers = [int(record.prompt.split()[1]) for record in pool]  # type: ignore[union-attr]
+    right = [a == "ab"[n % 2] for a, n in zip(labels.answers, numbers, strict=True)]
     sure = np.array(labels.confidences)
     for low, high in ((0.5, 0.85), (0.85, 0.95), (0.95, 1.0)):
         chosen = (sure >= low) & (sure < high)
@@ -114,7 +115,7 @@ def test_it_is_calibrated_out_of_fold(tmp_path: Path) -> None:
 
     task = make_task(tmp_path)
     object.__setattr__(task, "solve", memorize)
-    (labels,) = label_with_baseline("x", task, read_pool(Path(write_pool(tmp_path)), 300))
+    (labels,) = label_with_baseline("x", task, read_pool(Path(write_pool(tmp_path)), 300, 0))
     assert abs(labels.accuracy - 0.5) < 0.1 and abs(labels.confidences[0] - 0.5) < 0.1
 
 
@@ -183,3 +184,50 @@ def test_the_tuned_model_of_a_run_labels_the_pool(project: Path) -> None:
     given = model.generate([(Message("user", rows[0]["prompt"]),)], 16)
     assert given[0].text.strip() == rows[0]["completion"]
     assert 0 < float(json.loads(rows[0]["synthetic_details"])["confidence"]) < 1
+
+
+def test_choices_of_a_person_are_kept(tmp_path: Path) -> None:
+    run(tmp_path, labelers=["good", "fair"], ask=7)
+    path = tmp_path / TO_LABEL
+    path.write_text(path.read_text().replace('"choice": ""', '"choice": "left"', 3))
+    decided = read_lines(path)[:3]
+    run(tmp_path, labelers=["good", "fair"], ask=2)
+    rows = read_lines(path)
+    assert [row for row in rows if row["choice"]] == decided
+    run(tmp_path, labelers=["fair", "good"], ask=7)
+    assert len({row["pair"] for row in read_lines(path)}) == len(read_lines(path))
+
+
+def test_test_rows_in_the_pool_are_neither_labeled_nor_asked(project: Path) -> None:
+    """A label of a person would make a test row a training row."""
+    tested = make_rows(100, 30)
+    pool = [*tested, *make_rows(300, 40)]
+    (project / "pool.txt").write_text("".join(f"{row['prompt']}\n" for row in pool))
+    generator = {
+        "use": "pseudo-label", "pool": "pool.txt", "labelers": ["linear", "majority"],
+        "min_agreement": 0.0, "ask": 1000,
+    }  # fmt: skip
+    done = invoke("data", "generate", write_generation(project, generator, share=0.9))
+    assert done.exit_code == 0, done.output
+    asked = {row["prompt"][-1]["content"] for row in read_lines(project / "synthetic" / TO_LABEL)}
+    kept = {row["prompt"] for row in read_lines(project / "synthetic" / "synthetic.jsonl")}
+    assert asked and kept and not (asked | kept) & {row["prompt"] for row in tested}
+
+
+def test_rows_of_a_group_are_calibrated_together(tmp_path: Path) -> None:
+    """A labeler that knows a group by heart is not trusted because of its other rows."""
+    train = [replace(r, group=f"{n // 2}") for n, r in enumerate(TRAIN)]  # type: ignore[type-var]
+
+    def memorize(name: str, rows: Sequence[Record]) -> Iterable[BaselineVariant]:
+        known = {record.group: record.completion for record in rows}  # type: ignore[attr-defined]
+        groups = {record.prompt: record.group for record in train}
+        answer = FunctionModel(
+            lambda asked: [(known.get(groups.get(text), "none"), 1.0) for text in asked]
+        )
+        yield BaselineVariant(name="", model=answer)
+
+    train = [replace(r, completion="ab"[int(r.group or 0) % 2]) for r in train]
+    task = make_task(tmp_path, train)
+    object.__setattr__(task, "solve", memorize)
+    (labels,) = label_with_baseline("x", task, read_pool(Path(write_pool(tmp_path)), 9, 0))
+    assert labels.accuracy == 0

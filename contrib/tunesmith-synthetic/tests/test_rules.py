@@ -119,3 +119,40 @@ def test_a_typo_is_one_edit_of_a_word() -> None:
         edited: Any = edit(completion(word, "x"), "typos", random.Random(seed), {})
         assert abs(len(edited.prompt) - len(word)) <= 1
         assert edited.prompt[0] == "a" and edited.prompt[-1] == "z"
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_no_mark_divides_a_phrase_of_the_answer(seed: int) -> None:
+    """An answer that copies a span would no longer be right."""
+    record = completion("Fly me to New York City please", '{"to": "New York City"}')
+    edited: Any = edit(record, "punctuation", random.Random(seed), {})
+    assert edited.prompt != record.prompt and "New York City" in edited.prompt
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer"),
+    [("Fly to Rome", '{"to": "rome"}'), ("Fly to Rome, rome I say", "x")],
+)
+def test_a_value_in_another_case_is_not_swapped(prompt: str, answer: str) -> None:
+    slots = {"city": ["Rome", "Oslo"]}
+    assert edit(completion(prompt, answer), "slots", random.Random(0), slots) is None
+
+
+def test_a_value_of_an_earlier_turn_is_not_swapped() -> None:
+    turns = [("system", "The user lives in Rome."), ("user", "A train to Rome"),
+             ("assistant", "Stay")]  # fmt: skip
+    for skipped in (0, 1):
+        messages = tuple(Message(role, text) for role, text in turns[skipped:])  # type: ignore[arg-type]
+        chat = Chat(source="x", messages=messages)
+        found = edit(chat, "slots", random.Random(0), {"city": ["Rome", "Oslo"]})
+        assert (found is None) == (skipped == 0)
+
+
+def test_a_limit_does_not_prefer_the_start_of_the_file(tmp_path: Path) -> None:
+    """Each row gets its first child before another one gets its second, in random order."""
+    rows: list[Record] = [completion(f"{TEXTS[0]} number {n}", "x") for n in range(100)]
+    learned: Any = BaselineTask(train=rows, base=lambda: None, seed=1)  # type: ignore[arg-type,return-value]
+    task = GeneratorTask(task=learned, count=20, folder=tmp_path, solve=lambda name, rows: [])
+    found = [*Rules(RulesOptions(rules=["typos", "casing"])).generate(task)]
+    parents = [row.parent for row in found if isinstance(row, GeneratedRow)]
+    assert len({*parents}) == 20 and max(parents) > 70  # type: ignore[type-var,operator]

@@ -71,6 +71,8 @@ class AdditionContext:
     """Converts records to tokens."""
     limit: int
     """Maximum number of tokens in a row."""
+    steps: int
+    """Number of steps of the training, unless something ends it early."""
     folder: Path
     """Folder for this addition's files; they are kept until the run is deleted."""
     is_text_model: bool
@@ -206,6 +208,7 @@ class Additions:
         *,
         template: Template,
         limit: int,
+        steps: int,
         is_text_model: bool,
     ) -> Additions:
         """Build a job's additions; the other arguments are fields of :class:`AdditionContext`."""
@@ -219,6 +222,7 @@ class Additions:
                 parameters=dict(adapted.named_trainable_parameters),
                 template=template,
                 limit=limit,
+                steps=steps,
                 folder=folder,
                 is_text_model=is_text_model,
             )
@@ -269,7 +273,7 @@ class Additions:
         if not tables:
             return False
         self.finished_at = step
-        text = f"ended training after step {step}; the artifact has the weights of that step"
+        text = f"ended training after step {step}; the artifact has the weights that it left"
         self._emit(FindingReported(level="info", source=tables[0], message=text))
         return True
 

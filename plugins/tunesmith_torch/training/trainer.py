@@ -245,7 +245,7 @@ def train(job: Job[Any], task: TrainingTask[Any]) -> Artifact:
             job, facts = pilots.resolve(prepared.monitor)
             session = replace(session, job=job)
             prepared = replace(prepared, details={**prepared.details, **facts})
-            prepared = _add_additions(session, prepared)
+            prepared = _add_additions(session, prepared, order.steps)
             job.emit(_training_started_event(session, prepared, order))
             before = digest_trainable(prepared.adapted.model)
             prepared.run_loop(
@@ -371,13 +371,16 @@ def _add_validation(
     return replace(prepared, monitor=monitor, details={**prepared.details, **details})
 
 
-def _add_additions(session: TrainingSession, prepared: PreparedTraining) -> PreparedTraining:
+def _add_additions(
+    session: TrainingSession, prepared: PreparedTraining, steps: int
+) -> PreparedTraining:
     """Build the additions that tables of the run file request."""
     additions = Additions.build(
         session.job,
         prepared.adapted,
         template=session.template,
         limit=session.limit,
+        steps=steps,
         is_text_model=prepared.is_text_model,
     )
     return replace(prepared, additions=additions, details={**prepared.details, **additions.details})

@@ -499,3 +499,22 @@ def test_a_failure_to_change_the_models_stops_no_answer(
     with run_server(extensions=[extension]) as running:
         assert ask(running)["model"] == "tuned"
     assert "cannot change the models: ZeroDivisionError" in capfd.readouterr().err
+
+
+def test_a_model_that_loads_slowly_is_served_to_later_requests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The request that waited for it has timed out; the extension does not return it again."""
+    extension, built = changing()
+    given = built.change_models
+
+    def load_slowly(load: Callable[[Path], TextModel]) -> Mapping[str, TextModel | None]:
+        time.sleep(1.0 if built.changes else 0.0)
+        return given(load)
+
+    monkeypatch.setattr(built, "change_models", load_slowly)
+    with run_server(extensions=[extension], limits=Limits(seconds=0.5)) as running:
+        built.changes = {"new": other_model()}
+        assert running.fetch("/v1/chat/completions", {"model": "tuned", **ASKED}).status == 504
+        wait_for(lambda: "new" in running.service.thread.engines)
+        assert running.fetch("/v1/models/new").status == 200

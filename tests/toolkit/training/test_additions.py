@@ -307,6 +307,7 @@ def test_an_addition_that_does_nothing_changes_nothing(
     (context,) = seen
     assert context.folder == other.job.out / "additions" / "steady" and context.folder.is_dir()
     assert context.is_text_model and context.limit <= 512
+    assert context.steps == len(other.steps)
     started = next(e for e in other.events if isinstance(e, TrainingStarted))
     assert started.details["additions"] == ["steady"]
     findings = [
@@ -360,7 +361,7 @@ def test_an_addition_ends_the_training(tmp_path: Path, tiny_folder: Path) -> Non
     findings = [
         e.message for e in ended.events if isinstance(e, FindingReported) and e.source == "steady"
     ]
-    assert findings == ["ended training after step 3; the artifact has the weights of that step"]
+    assert findings == ["ended training after step 3; the artifact has the weights that it left"]
     validation = [
         Completion(source=f"validation:{n}", prompt="?", completion="card refund") for n in range(3)
     ]

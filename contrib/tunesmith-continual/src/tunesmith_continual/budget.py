@@ -11,13 +11,14 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from tunesmith.events import FindingReported
 from tunesmith.storage import write_atomic
+from tunesmith_continual.chain import Task
 from tunesmith_continual.options import RetentionOptions
 from tunesmith_torch.training.additions import AdditionContext
 
@@ -42,8 +43,7 @@ class Budget:
         earlier = [line for line in read_divergences(self._path) if line["step"] < step]
         is_beyond = budget is not None and predicted is not None and predicted > budget
         if not is_beyond:
-            lines = [*earlier, {"step": step, "kl": divergence, "predicted": predicted}]
-            write_atomic(self._path, "".join(json.dumps(line) + "\n" for line in lines))
+            self._write([*earlier, {"step": step, "kl": divergence, "predicted": predicted}])
             if budget is not None:
                 self._kept = {n: p.detach().clone() for n, p in self._context.parameters.items()}
             return "continue"
@@ -51,6 +51,7 @@ class Budget:
             for name, kept in self._kept.items():
                 self._context.parameters[name].copy_(kept)
         last = earlier[-1]
+        self._write([*earlier[:-1], {**last, "final": True}])
         text = (
             f"the predicted loss on earlier tasks is {predicted:.3f} after step {step}, above the "
             f"budget of {budget:g}; the model has the weights of step {last['step']}, whose "
@@ -58,6 +59,9 @@ class Budget:
         )
         self._context.job.emit(FindingReported(level="info", source="retention", message=text))
         return "finish"
+
+    def _write(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        write_atomic(self._path, "".join(json.dumps(line) + "\n" for line in lines))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the last weights within the budget."""
@@ -79,10 +83,20 @@ def read_divergences(path: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in lines]
 
 
-def find_divergence(run: Path) -> dict[str, float] | None:
-    """Return the last measurement of a run folder: that of its final model."""
-    for path in sorted(run.glob(f"**/additions/retention/{FILE}")):
-        if found := read_divergences(path):
+def find_divergence(task: Task) -> dict[str, float] | None:
+    """Return the measurement of a run's final model, or the last one before its step.
+
+    The final model is that of the last measurement if the budget ended training; otherwise that of
+    the best step on validation rows, or of the last step if the best one was not kept.
+    """
+    validation = getattr(task.plan.technique.config, "validation", None)
+    keeps_best = validation is not None and validation.keep_best
+    best = [event.step for event in task.report.monitored_of("") if event.best and keeps_best]
+    for path in sorted(task.path.glob(f"**/additions/retention/{FILE}")):
+        found = read_divergences(path)
+        if best and found and not found[-1].get("final"):
+            found = [line for line in found if line["step"] <= best[-1]]
+        if found:
             return found[-1]
     return None
 

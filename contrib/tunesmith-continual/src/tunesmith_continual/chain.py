@@ -38,11 +38,12 @@ class Task:
         Raises:
             UsageError: it is not the folder of a run.
         """
-        run, plan, catalog = api.load_run(folder, files=files, disabled=disabled)
+        run, plan, catalog = api.load_run(folder.absolute(), files=files, disabled=disabled)
         return cls(run, plan, catalog, execute.load_report(run))
 
     @property
     def path(self) -> Path:
+        """The absolute path of the run folder."""
         return self.run.path
 
     @property
@@ -52,10 +53,21 @@ class Task:
 
     @property
     def initial(self) -> Path | None:
-        """The folder of the run that this one was trained from; None for the first task."""
+        """The folder of the run that this one was trained from; None for the first task.
+
+        Raises:
+            UsageError: the model that this run was trained from is missing.
+        """
         named = getattr(self.plan.technique.config, "initial_model", None)
-        start = Path(named) if named else None
-        folders = (start, *list(start.parents)[:2]) if start else ()
+        if not named:
+            return None
+        start = Path(named)
+        if not start.exists():
+            raise UsageError(
+                f"{self.path}: the run before it is missing: {start}",
+                hint="restore the folder; the chain cannot be measured without it",
+            )
+        folders = (start, *list(start.parents)[:2])
         return next((folder for folder in folders if (folder / "lock").is_file()), None)
 
     @cached_property
@@ -64,11 +76,14 @@ class Task:
         return load_data(self.plan)[1]
 
     @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the data when the run was trained; empty if it has not read it."""
+        return "" if self.report.data is None else self.report.data.fingerprint
+
+    @property
     def is_unchanged(self) -> bool:
         """True if the data is the same as when the run was trained."""
-        return (
-            self.report.data is not None and self.report.data.fingerprint == self.data.fingerprint
-        )
+        return self.fingerprint == self.data.fingerprint
 
     @property
     def evaluators(self) -> Evaluators:
@@ -102,13 +117,13 @@ class Task:
         """Return the training rows that still exist; no row that the run was tested on is returned.
 
         If rows were deleted from the data since, the split may have moved, so each row with the
-        prompt of a test row is dropped.
+        prompt of a test row (or its text, if it has no prompt) is dropped.
         """
         rows = [*self.data.train]
         if self.is_unchanged:
             return rows
         tested = {
-            str(row["prompt"])
+            str(row["prompt"] or row.get("expected"))
             for event in self.report.tuned
             for row in read_rows(self.path / event.records, event.metric)
             if "prompt" in row
@@ -117,9 +132,11 @@ class Task:
 
 
 def _stored_prompt(record: Record) -> str:
-    """Return a record's prompt in the form that evaluations store."""
-    prompt = last_exchange(record)[0]
-    return prompt if isinstance(prompt, str) else str([[m.role, m.shown_text] for m in prompt])
+    """Return a record's prompt in the form that evaluations store, or its text without one."""
+    prompt, answer = last_exchange(record)
+    if isinstance(prompt, str):
+        return prompt or answer.shown_text
+    return str([[m.role, m.shown_text] for m in prompt])
 
 
 def read_chain(last: Task) -> list[Task]:

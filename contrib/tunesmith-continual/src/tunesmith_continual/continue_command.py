@@ -19,7 +19,6 @@ from tunesmith_cli.common import CliState, start_options
 from tunesmith_continual.budget import find_divergence, fit_slope
 from tunesmith_continual.chain import Task, read_chain
 from tunesmith_continual.findings import ChainFindings, show_findings
-from tunesmith_continual.matrix import Matrix
 from tunesmith_continual.measure import FOLDER, read_matrix
 
 
@@ -140,9 +139,10 @@ def predict_slope(chain: Sequence[Task], quiet: bool) -> float:
     """
     points = []
     for length in range(2, len(chain) + 1):
-        measured = find_divergence(chain[length - 1].path)
+        measured = find_divergence(chain[length - 1])
         if measured is not None:
-            points.append((measured["kl"], mean_loss(read_matrix(chain[:length], quiet=quiet))))
+            loss = read_matrix(chain[:length], quiet=quiet).last_loss
+            points += [] if loss is None else [(measured["kl"], loss)]
     slope = fit_slope(points)
     if slope is None:
         raise UsageError(
@@ -151,12 +151,6 @@ def predict_slope(chain: Sequence[Task], quiet: bool) -> float:
             hint="set retention.budget_slope, or train a run of the chain with retention.kl_every",
         )
     return slope
-
-
-def mean_loss(matrix: Matrix) -> float:
-    """Return how much the earlier tasks lost in the last training alone, as a mean."""
-    changes = [matrix.change(j, matrix.last - 1, matrix.last).value for j in range(matrix.last)]
-    return -sum(changes) / len(changes)
 
 
 def write_findings(findings: ChainFindings) -> Path:

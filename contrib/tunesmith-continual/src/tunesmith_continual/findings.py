@@ -43,14 +43,10 @@ class ChainFindings:
 
         None if no divergence or no slope is known.
         """
-        measured = find_divergence(self.chain[-1].path)
-        if measured is None or measured["predicted"] is None or not self.matrix.last:
+        measured, loss = find_divergence(self.chain[-1]), self.matrix.last_loss
+        if measured is None or measured["predicted"] is None or loss is None:
             return None
-        changes = [
-            self.matrix.change(j, self.matrix.last - 1, self.matrix.last).value
-            for j in range(self.matrix.last)
-        ]
-        return measured["predicted"], -sum(changes) / len(changes)
+        return measured["predicted"], loss
 
     @property
     def figures(self) -> list[tuple[str, Interval, bool]]:
@@ -71,7 +67,7 @@ class ChainFindings:
             for metric, values in self.side_effects
         }
         predicted = self.prediction
-        divergence = find_divergence(self.chain[-1].path)
+        divergence = find_divergence(self.chain[-1])
         return {
             "schema": "tunesmith.continue/1",
             "runs": [str(task.path) for task in self.chain],

@@ -88,6 +88,14 @@ class Matrix:
         found = self._mean(lambda task: self.change(task, self.best_before(task), self.last))
         return found and _negate(found)
 
+    @property
+    def last_loss(self) -> float | None:
+        """Mean loss of the earlier tasks in the last training alone; None if it has no mean."""
+        if self.obstacle or not self.last:
+            return None
+        changes = [self.change(task, self.last - 1, self.last) for task in range(self.last)]
+        return -math.fsum(change.value for change in changes) / len(changes)
+
     def _mean(self, of: Any) -> Interval | None:
         return combine([of(task) for task in range(self.last)]) if self.last else None
 

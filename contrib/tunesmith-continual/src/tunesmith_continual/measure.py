@@ -39,7 +39,8 @@ def read_matrix(chain: Sequence[Task], *, quiet: bool = False) -> Matrix:
         open_model = cache(lambda task=after: open_tuned(task))
         for j, task in enumerate(chain[: i + 1]):
             own = task.measured() if i == j else None
-            folder = after.path / FOLDER / f"{j}"
+            # Values for other test rows, of a first task that was replaced since, are not reused.
+            folder = after.path / FOLDER / f"{j}-{task.fingerprint[:12]}"
             cells[i, j] = own or _measure_once(task, open_model, folder, quiet)
     base = {j: event for j, task in enumerate(chain) if (event := task.measured(UNTRAINED))}
     return Matrix(name_tasks(chain), cells, base, list_metrics(chain[-1].catalog))

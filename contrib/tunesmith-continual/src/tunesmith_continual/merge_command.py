@@ -33,7 +33,9 @@ DENSITIES = {merge.method: merge.density for merge in CANDIDATES} | {
 )
 @click.option("--weights", nargs=2, type=float, help="Weights of both adapters, with --method.")
 @click.option(
-    "--density", type=click.FloatRange(0, 1), help="Share of values that TIES and DARE keep."
+    "--density",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Share of values that TIES and DARE keep, with --method.",
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to create.")
 @trust_option
@@ -57,15 +59,26 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     """
     if judge == (method is not None):
         raise UsageError("adapters merge: needs either --judge or --method")
+    if judge and (weights or density):
+        raise UsageError(
+            "adapters merge: --judge chooses weights and density itself",
+            hint="remove --weights and --density, or name a merge with --method",
+        )
+    if method is not None and density and DENSITIES[method] is None:
+        raise UsageError(f"--density: the method {method} has no density", hint="remove --density")
     if out.exists():
         raise UsageError(f"--out {out}: already exists", hint="choose a new folder")
+    out = out.absolute()
     tasks = [Task.open(path, state.files, state.disabled) for path in (first, second)]
     merger = Merger(tasks)
     out.mkdir(parents=True)
     if method is not None:
         merge = Merge(method, weights or (0.5, 0.5), density or DENSITIES[method])
         merger.write(merge, out / "adapter")
-        render.print_text(f"adapter: {out / 'adapter'} (not measured)")
+        if as_json:
+            render.print_json({"schema": "tunesmith.merge/1", "adapter": str(out / "adapter")})
+        else:
+            render.print_text(f"adapter: {out / 'adapter'} (not measured)")
         return
     judgment = merger.judge(out, quiet=state.quiet)
     report = {"schema": "tunesmith.merge/1", **judgment.to_json(), "adapter": str(out / "adapter")}

@@ -21,20 +21,21 @@ class RetentionOptions(Options):
         0.0,
         ge=0,
         le=1,
-        description="Replayed rows of earlier tasks, as a share of the rows of a batch; each "
-        "counts as one row of the batch. 0.05 is a good start.",
+        description="Replayed rows of earlier tasks for each row of the new task; each counts as "
+        "one row of the batch. What matters is the number of replayed rows, which the run prints.",
     )
     replay_by: Literal["random", "class", "surprise"] = Field(
         "random",
-        description="Order of the replayed rows: random; class: all answers equally often; "
-        "surprise: rows with the highest loss first.",
+        description="Order of the replayed rows. random: the earlier runs take turns; class: all "
+        "answers take turns; surprise: rows with the highest loss first.",
     )
     self_replay: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="Replayed answers of the base model to general prompts, as a share of the "
-        "rows of a batch. It needs no earlier rows.",
+        description="Replayed answers of the base model (with full fine-tuning, of the model "
+        "that training starts from) to general prompts, for each row of the new task. It needs no "
+        "earlier rows.",
     )
     self_replay_prompts: DataPath | None = Field(
         None, description="Text file with one prompt per line. Unset: built-in general prompts."
@@ -64,8 +65,8 @@ class RetentionOptions(Options):
     kl_every: int = Field(
         0,
         ge=0,
-        description="Measure the KL divergence from the previous model after every so many steps. "
-        "0: never, or every 5 steps if `budget` is set.",
+        description="Measure the KL divergence from the previous model after every so many steps, "
+        "and after the last one. 0: never, or every 5 steps if `budget` is set.",
     )
     kl_rows: int = Field(16, ge=1, le=256, description="Rows of the new task to measure it on.")
     budget: float | None = Field(

@@ -15,8 +15,10 @@ from pathlib import Path
 from random import Random
 from typing import Literal
 
+from tunesmith.contracts import Generation
 from tunesmith.errors import DataError
 from tunesmith.records import Completion, Record, last_exchange
+from tunesmith.storage import write_atomic
 from tunesmith_continual.chain import Task, row_id
 
 OWN_PROMPTS = Path(__file__).with_name("general_prompts.txt")
@@ -28,6 +30,8 @@ class ReplayRow:
 
     run: str
     record: Record
+    is_cut: bool = False
+    """True if the answer was cut off, so that the model must not learn to end there."""
 
     @property
     def id(self) -> str:
@@ -56,20 +60,19 @@ def order_rows(
 ) -> list[int]:
     """Return the numbers of the rows in the order of their replay.
 
-    With ``class``, the answers of all tasks take turns; ``surprise`` needs the loss of each row.
+    With ``random``, the runs take turns, so that few replayed rows are not all of one task. With
+    ``class``, the answers of all runs take turns; ``surprise`` needs the loss of each row.
     """
     order = list(range(len(rows)))
     Random(f"{seed}/replay").shuffle(order)
     if by == "surprise":
         return sorted(order, key=lambda row: -losses[row])
-    if by == "class":
-        classes: dict[tuple[str, str], list[int]] = {}
-        for row in order:
-            answer = last_exchange(rows[row].record)[1].shown_text
-            classes.setdefault((rows[row].run, answer), []).append(row)
-        turns = chain.from_iterable(zip_longest(*classes.values()))
-        return [row for row in turns if row is not None]
-    return order
+    parts: dict[tuple[str, str], list[int]] = {}
+    for row in order:
+        answer = last_exchange(rows[row].record)[1].shown_text if by == "class" else ""
+        parts.setdefault((rows[row].run, answer), []).append(row)
+    turns = chain.from_iterable(zip_longest(*parts.values()))
+    return [row for row in turns if row is not None]
 
 
 def count_until(step: int, rate: float) -> int:
@@ -91,8 +94,11 @@ class ReplayLog:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "replayed.jsonl"
-        lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
-        self._ids = {json.loads(line)["id"] for line in lines if line.endswith("}")}
+        content = self._path.read_bytes() if self._path.exists() else b""
+        complete = content[: content.rfind(b"\n") + 1]
+        if complete != content:  # a kill cut the last line
+            write_atomic(self._path, complete)
+        self._ids = {json.loads(line)["id"] for line in complete.splitlines()}
 
     def add(self, rows: Sequence[ReplayRow]) -> None:
         """Append the rows that are not in the file yet."""
@@ -122,16 +128,26 @@ def read_prompts(path: str | None) -> list[str]:
     return prompts
 
 
-def read_or_write_answers(path: Path, answers: Sequence[tuple[str, str]] | None) -> list[ReplayRow]:
-    """Store a model's own answers once, and return them as rows; with None, read the stored ones.
+def write_answers(path: Path, prompts: Sequence[str], answers: Sequence[Generation]) -> None:
+    """Store a model's own answers; answers without text are dropped."""
+    rows = [
+        {"prompt": prompt, "completion": answer.text, "cut": answer.finish_reason == "length"}
+        for prompt, answer in zip(prompts, answers, strict=True)
+        if answer.text.strip()
+    ]
+    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
 
-    Answers without text are dropped.
-    """
-    if answers is not None:
-        lines = [json.dumps({"prompt": p, "completion": a}) + "\n" for p, a in answers if a.strip()]
-        path.write_text("".join(lines), encoding="utf-8")
+
+def read_answers(path: Path) -> list[ReplayRow]:
+    """Return the stored answers as rows."""
     stored = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return [
-        ReplayRow("self", Completion(source=f"{path.name}:{number}", **fields))
-        for number, fields in enumerate(stored, 1)
+        ReplayRow(
+            "self",
+            Completion(
+                source=f"{path.name}:{number}", prompt=row["prompt"], completion=row["completion"]
+            ),
+            row["cut"],
+        )
+        for number, row in enumerate(stored, 1)
     ]

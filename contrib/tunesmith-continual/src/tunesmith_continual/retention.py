@@ -13,15 +13,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tunesmith.errors import DataError, UsageError
+from tunesmith.events import FindingReported
 from tunesmith.records import Record
+from tunesmith.text import format_count
 from tunesmith_continual.budget import Budget
 from tunesmith_continual.divergence import PreviousModel, count_trained
 from tunesmith_continual.options import RetentionOptions
@@ -31,9 +34,10 @@ from tunesmith_continual.replay import (
     count_until,
     digest_of,
     order_rows,
+    read_answers,
     read_earlier_rows,
-    read_or_write_answers,
     read_prompts,
+    write_answers,
 )
 from tunesmith_continual.subspace import Projection, find_reading_layers, measure_subspaces
 from tunesmith_torch.data.packing import Example
@@ -42,6 +46,8 @@ from tunesmith_torch.runtime.eval_mode import eval_mode
 from tunesmith_torch.training.additions import AdditionContext, TrainingAddition, Update
 from tunesmith_torch.training.supervised import NextTokenObjective
 
+FEW_ROWS = 10
+"""With fewer replayed rows per earlier run, the run warns."""
 MAX_BUDGET = 1 << 30
 """Token budget without a limit: the loop already sized the items of a call."""
 
@@ -121,7 +127,8 @@ class Retention(TrainingAddition):
         return total
 
     def evaluate(self, step: int) -> Literal["continue", "finish"]:
-        if self._budget is None or step % self._options.measures_every:
+        is_last = step == self._context.steps
+        if self._budget is None or (step % self._options.measures_every and not is_last):
             return "continue"
         return self._budget.check(step)
 
@@ -169,6 +176,7 @@ def build_retention(options: RetentionOptions, context: AdditionContext) -> Trai
     pools = {}
     if options.replay:
         pools["replay"] = _build_pool(context, earlier, options.replay * batch, options.replay_by)
+        _report_replay(context, pools["replay"])
     if options.self_replay:
         answers = _answer_general_prompts(options, context)
         pools["self"] = _build_pool(context, answers, options.self_replay * batch)
@@ -198,7 +206,8 @@ def _tokenize(
     Raises:
         DataError: no record is usable.
     """
-    found = context.template.tokenize_records(records, context.limit)
+    shorten = getattr(context.job.config, "truncate_prompts", False)
+    found = context.template.tokenize_records(records, context.limit, truncate_prompts=shorten)
     if not len(found.examples):
         raise DataError("retention", "no row to replay fits into the model's context")
     return list(found.examples), found.examples.records.tolist()
@@ -209,8 +218,34 @@ def _build_pool(
 ) -> RowPool:
     examples, numbers = _tokenize(context, [row.record for row in rows])
     usable = [rows[number] for number in numbers]
+    examples = [
+        _without_end(example) if row.is_cut else example
+        for row, example in zip(usable, examples, strict=True)
+    ]
     losses = _measure_losses(context, examples) if by == "surprise" else ()
     return RowPool(usable, examples, order_rows(usable, by, context.job.seed, losses), rate)
+
+
+def _without_end(example: Example) -> Example:
+    """Return an example without a loss on the last token, which ends the answer."""
+    trained_T = np.array(example.trained, dtype=bool)
+    trained_T[np.flatnonzero(trained_T)[-1]] = False
+    return replace(example, trained=trained_T)
+
+
+def _report_replay(context: AdditionContext, pool: RowPool) -> None:
+    """Report how many rows will be replayed, and warn if they are few."""
+    count, runs = count_until(context.steps, pool.rate), len({row.run for row in pool.rows})
+    text = (
+        f"replays {format_count(count, 'row')} of {format_count(runs, 'earlier run')} in "
+        f"{format_count(context.steps, 'step')}"
+    )
+    if count >= FEW_ROWS * runs:
+        context.job.emit(FindingReported(level="info", source="retention", message=text))
+        return
+    text += ", which may be too few to keep the earlier tasks"
+    hint = "raise retention.replay"
+    context.job.emit(FindingReported(level="warning", source="retention", message=text, hint=hint))
 
 
 @torch.no_grad()
@@ -226,19 +261,22 @@ def _measure_losses(context: AdditionContext, examples: Sequence[Example]) -> li
 
 
 def _answer_general_prompts(options: RetentionOptions, context: AdditionContext) -> list[ReplayRow]:
-    """Return the base model's own answers, which are generated once and then stored."""
+    """Return the base model's own answers, which are generated once and then stored.
+
+    With full fine-tuning, there is no adapter to switch off: the initial model answers.
+    """
     path = context.folder / "self_replay.jsonl"
-    if path.exists():
-        return read_or_write_answers(path, None)
-    prompts = read_prompts(options.self_replay_prompts)
-    model: Any = context.adapted.model
-    is_adapter = context.adapted.format == "adapter"
-    switched: AbstractContextManager[Any] = model.disable_adapter() if is_adapter else nullcontext()
-    with switched:
-        text_model = TorchTextModel(model, context.template, context.language_model.device)
-        answers = text_model.generate(prompts, options.self_replay_tokens)
-    pairs = [(prompt, answer.text) for prompt, answer in zip(prompts, answers, strict=True)]
-    return read_or_write_answers(path, pairs)
+    if not path.exists():
+        prompts = read_prompts(options.self_replay_prompts)
+        model: Any = context.adapted.model
+        is_adapter = context.adapted.format == "adapter"
+        switched: AbstractContextManager[Any] = (
+            model.disable_adapter() if is_adapter else nullcontext()
+        )
+        with switched:
+            text_model = TorchTextModel(model, context.template, context.language_model.device)
+            write_answers(path, prompts, text_model.generate(prompts, options.self_replay_tokens))
+    return read_answers(path)
 
 
 def _build_projection(

@@ -35,7 +35,7 @@ from tunesmith.storage import RunFolder, write_atomic
 from tunesmith.storage.atomic import make_folder
 from tunesmith_evidence.comparison import RunResults
 from tunesmith_evidence.number_text import format_difference, format_interval
-from tunesmith_synthetic.dataset import ROWS, read_dataset, with_data
+from tunesmith_synthetic.dataset import digest_rows, read_dataset, with_data
 from tunesmith_synthetic.interval import Difference, compare_over_rows_and_seeds
 from tunesmith_synthetic.loader import Arm, add_rows
 from tunesmith_synthetic.request import Request
@@ -50,15 +50,18 @@ validation rows in the place of test rows, it would report each of them."""
 
 @dataclass(frozen=True)
 class Score:
-    """The value of a metric on each row that decides, and the group of each row."""
+    """The value of a metric on each row that decides, with the row's weight and group."""
 
     values: Mapping[str, float]
+    weights: Mapping[str, float]
+    """The weights in the mean; a row of weight 0 was not scored."""
     groups: Mapping[str, str | None]
 
     @property
     def mean(self) -> float:
-        """The mean over the rows."""
-        return float(np.mean([*self.values.values()]))
+        """The weighted mean over the rows."""
+        weights = [self.weights[key] for key in self.values]
+        return float(np.average([*self.values.values()], weights=weights))
 
 
 @dataclass(frozen=True)
@@ -132,10 +135,10 @@ class Ablation:
 
     def _file(self, arm: Arm, seed: int) -> Path:
         """Return the file of an arm's score, whose name has everything that decides about it."""
-        rows = (self.request.folder / ROWS).read_bytes()
-        options = self.request.options.ablate.model_dump_json(exclude={"seeds"})
-        content = f"{options}{self.request.parts.fingerprint}{self.request.plan.to_toml()}".encode()
-        name = hashlib.sha256(rows + content).hexdigest()[:12]
+        request = self.request
+        options = request.options.ablate.model_dump_json(exclude={"seeds"})
+        content = f"{digest_rows(request.folder)}{options}{request.parts.fingerprint}"
+        name = hashlib.sha256(f"{content}{request.plan.to_toml()}".encode()).hexdigest()[:12]
         return self.request.folder / FOLDER / name / f"{arm}-{seed}.json"
 
     def _fit(self, arm: Arm, seed: int) -> Score:
@@ -143,7 +146,7 @@ class Ablation:
         real, added = self.request.parts.train, read_dataset(self.request.folder).records
         train = [*real, *add_rows(real, added, arm, seed)]
         name = self.request.options.ablate.classifier
-        variant = next(iter(self.request.solve(name, train)), None)
+        variant = next(iter(self.request.solve(name, train, seed)), None)
         if variant is None:
             raise UsageError(
                 f"ablate.classifier: {name} has no answers for these rows",
@@ -152,10 +155,13 @@ class Ablation:
         component, metric = self.evaluator
         with attribute_errors_to(component.offered.plugin):
             measured = component.offer.build(component.config).measure(variant.model, self.scored)
-        (values,) = (m.values for m in measured if m.metric == metric.name)
-        keys = [str(number) for number in range(len(values))]
-        groups = [record.group for record in self.scored]
-        return Score(dict(zip(keys, values, strict=True)), dict(zip(keys, groups, strict=True)))
+        (found,) = (m for m in measured if m.metric == metric.name)
+        weights = found.weights or [1.0] * len(found.values)
+        return Score(
+            {str(n): value for n, value in enumerate(found.values)},
+            {str(n): weight for n, weight in enumerate(weights)},
+            {str(n): record.group for n, record in enumerate(self.scored)},
+        )
 
     def _train(self, arm: Arm, seed: int) -> Score:
         """Train with the technique of the run file, or continue, and read its scores."""
@@ -170,14 +176,19 @@ class Ablation:
             execute.run(plan, catalog, api.create_run_folder(plan, path))
         results, (component, metric) = RunResults.read(RunFolder.open(path).path), self.evaluator
         rows = results.rows(component.id, metric.name)
-        values = {repr(key): float(row[metric.name]["value"]) for key, row in rows.items()}
-        return Score(values, {repr(key): row.get("group") for key, row in rows.items()})
+        found = {repr(key): row for key, row in rows.items()}
+        return Score(
+            {key: float(row[metric.name]["value"]) for key, row in found.items()},
+            {key: float(row[metric.name]["weight"]) for key, row in found.items()},
+            {key: row.get("group") for key, row in found.items()},
+        )
 
     def _tables(self, arm: Arm, seed: int) -> dict[str, Any]:
         plain = tomllib.loads(self.request.plan.to_toml())
         plain.pop("gate", None)
         component, _ = self.evaluator
-        tables = with_data(self.request, plain, arm=arm, seed=seed, score=self.part)
+        options = {"arm": arm, "seed": seed, "score": self.part}
+        tables = with_data(self.request, plain, options)
         tables["evaluators"] = [component.to_json()]
         tables["baselines"] = {"use": []}
         tables["run"] |= {"name": f"{arm}-{seed}", "seed": seed, "side_effects": False}
@@ -198,7 +209,8 @@ def conclude(ablation: Ablation, scores: Mapping[tuple[Arm, int], Score]) -> dic
     """Compare the arms; return the result for the card."""
     metric, seeds = ablation.evaluator[1], ablation.seeds
     sign = 1 if metric.higher_is_better else -1
-    found = {control: compare_arms(scores, seeds, control) for control in CONTROLS}
+    bounds = metric.limits or (0.0, 1.0)
+    found = {control: compare_arms(scores, seeds, control, bounds) for control in CONTROLS}
     gains = [sorted((sign * each.low, sign * each.high)) for each in found.values()]
     helped, harmed = all(low > 0 for low, _ in gains), any(high < 0 for _, high in gains)
     word = "helped" if helped else "harmed" if harmed else "not shown"
@@ -219,6 +231,7 @@ def conclude(ablation: Ablation, scores: Mapping[tuple[Arm, int], Score]) -> dic
         "trained": trained,
         "rows": ablation.part,
         "n": len(ablation.scored),
+        "sha256": digest_rows(ablation.request.folder),
         "seeds": [*seeds],
         "scores": {arm: [scores[arm, seed].mean for seed in seeds] for arm in ARMS},
         "differences": {name: asdict(difference) for name, difference in found.items()},
@@ -226,15 +239,22 @@ def conclude(ablation: Ablation, scores: Mapping[tuple[Arm, int], Score]) -> dic
 
 
 def compare_arms(
-    scores: Mapping[tuple[Arm, int], Score], seeds: Sequence[int], control: Arm
+    scores: Mapping[tuple[Arm, int], Score],
+    seeds: Sequence[int],
+    control: Arm,
+    bounds: tuple[float, float],
 ) -> Difference:
-    """Return the difference between the synthetic arm and a control, over rows and seeds."""
-    first = scores["synthetic", seeds[0]]
-    keys = [*first.values]
-    table = np.array(
-        [
-            [scores["synthetic", s].values[k] - scores[control, s].values[k] for k in keys]
-            for s in seeds
-        ]
+    """Return the difference between the synthetic arm and a control, over rows and seeds.
+
+    Rows that were not scored in one of the trainings are skipped.
+    """
+    pairs = [(scores["synthetic", seed], scores[control, seed]) for seed in seeds]
+    first = pairs[0][0]
+    keys = [key for key in first.values if all(a.weights[key] and b.weights[key] for a, b in pairs)]
+    table = np.array([[a.values[key] - b.values[key] for key in keys] for a, b in pairs])
+    return compare_over_rows_and_seeds(
+        table,
+        [first.groups[key] for key in keys],
+        weights=[first.weights[key] for key in keys],
+        bounds=bounds,
     )
-    return compare_over_rows_and_seeds(table, [first.groups[key] for key in keys])

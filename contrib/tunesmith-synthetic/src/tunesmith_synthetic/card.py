@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import Any
 from tunesmith.contracts import SkippedRow
 from tunesmith.storage import write_atomic
 from tunesmith.text import redact_all
-from tunesmith_synthetic.dataset import CARD, ROWS
+from tunesmith_synthetic.dataset import CARD, ROWS, digest_rows
 from tunesmith_synthetic.filter import Filtered
 from tunesmith_synthetic.request import Request
 
@@ -39,7 +38,7 @@ _CONTEXT = {
 
 def build_card(request: Request, found: Filtered, skipped: Sequence[SkippedRow]) -> dict[str, Any]:
     """Return the card: where the rows come from, and what was rejected."""
-    real, kept = len(request.parts.train), len(found.kept)
+    total, real, kept = len(request.parts.train), request.real_rows, len(found.kept)
     options = request.options
     return {
         "schema": "tunesmith.synthetic/1",
@@ -49,14 +48,14 @@ def build_card(request: Request, found: Filtered, skipped: Sequence[SkippedRow])
         "seed": request.seed,
         "real_rows": real,
         "rows": kept,
-        "share": kept / (real + kept) if kept else 0.0,
+        "share": (total - real + kept) / (total + kept) if kept else 0.0,
         "proposed": kept + len(found.rejected),
         "rejected": dict(Counter(cause for _, cause in found.rejected).most_common()),
         "skipped": dict(Counter(row.cause for row in skipped).most_common()),
         "filter": options.filter.model_dump(mode="json"),
         "encoder": request.encoder is not None,
         "fingerprint": request.parts.fingerprint,
-        "sha256": hashlib.sha256((request.folder / ROWS).read_bytes()).hexdigest(),
+        "sha256": digest_rows(request.folder),
         "ablation": None,
     }
 

@@ -33,7 +33,7 @@ from tunesmith_data import FieldOptions, Row, RowSource, SourceLoader, parse_row
 from tunesmith_data.splits import prompt_text
 from tunesmith_data.write_rows import record_to_row
 from tunesmith_synthetic.filter import Filtered
-from tunesmith_synthetic.request import Request
+from tunesmith_synthetic.request import PROVENANCE, Request
 
 ROWS, REJECTED, PLAN, RUN, CARD = (
     "synthetic.jsonl",
@@ -42,19 +42,20 @@ ROWS, REJECTED, PLAN, RUN, CARD = (
     "run.toml",
     "card.json",
 )
-PROVENANCE = "synthetic"
-"""Column and slice with the generator of a row, and prefix of the columns on its origin."""
 
 
 def to_row(request: Request, number: int, row: GeneratedRow) -> dict[str, Any]:
     """Return a row with its provenance, in the group of its parent."""
     parent = None if row.parent is None else request.parts.train[row.parent]
-    group = f"{request.generator.offer.name} {number}" if parent is None else parent.group
-    content = record_to_row(replace(row.record, group=group or getattr(parent, "source", "")))
+    name = "" if parent is None else Path(parent.source).name
+    own = parent.group if parent else f"{request.generator.offer.name} {number}"
+    # Slices serve to report test scores, and the names of their columns may have other meanings.
+    content = record_to_row(replace(row.record, group=own or name, slices=()))
+    prompt = prompt_text(row.record)
     provenance = {
         "": request.generator.offer.name,
-        "_parent": "" if parent is None else Path(parent.source).name,
-        "_prompt_sha256": hashlib.sha256(prompt_text(row.record).encode()).hexdigest(),
+        "_parent": name,
+        "_prompt_sha256": hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest(),
         "_model": row.model,
         "_seed": request.seed,
         "_details": json.dumps(dict(row.details), ensure_ascii=False, sort_keys=True),
@@ -70,7 +71,8 @@ def write_dataset(request: Request, found: Filtered) -> None:
         for number, (row, cause) in enumerate(found.rejected, 1)
     ]
     for name, rows in ((ROWS, kept), (REJECTED, rejected)):
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        # A rejected row may contain characters that UTF-8 cannot encode.
+        lines = (json.dumps(row, ensure_ascii=name == REJECTED) + "\n" for row in rows)
         write_atomic(request.folder / name, "".join(lines))
     write_run_files(request)
 
@@ -82,16 +84,23 @@ def write_run_files(request: Request) -> None:
     tables = tomllib.loads(request.plan.to_toml())
     trust_code(tables, request.folder)
     write_atomic(request.folder / PLAN, tomli_w.dumps(tables))
-    write_atomic(request.folder / RUN, tomli_w.dumps(with_data(request, tables)))
+    write_atomic(request.folder / RUN, tomli_w.dumps(with_data(request, tables, {})))
 
 
-def with_data(request: Request, tables: Mapping[str, Any], **data: Any) -> dict[str, Any]:
-    """Return the tables of a run file with the real and the synthetic rows as its data."""
-    table = {"use": PROVENANCE, "folder": str(request.folder.absolute()), **data}
+def with_data(
+    request: Request, tables: Mapping[str, Any], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the tables of a run file whose data loader is ``synthetic``, with these options."""
+    table = {"use": PROVENANCE, "folder": str(request.folder.absolute()), **options}
     # Without validation rows, the splitter must not take some from the added rows.
     split = {} if request.parts.validation else {"split": {"validation_size": 0}}
     kept = {name: value for name, value in tables.items() if name != "split"}
     return {**kept, **split, "data": table}
+
+
+def digest_rows(folder: Path) -> str:
+    """Return the SHA-256 of the rows of a generation, as hexadecimal digits."""
+    return hashlib.sha256((folder / ROWS).read_bytes()).hexdigest()
 
 
 def read_plan_file(folder: Path) -> Mapping[str, Any]:

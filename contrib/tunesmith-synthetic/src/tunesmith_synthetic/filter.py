@@ -6,6 +6,7 @@ rejected by the first stage that finds a cause.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,8 @@ import numpy as np
 
 from tunesmith.errors import UsageError
 from tunesmith.generators import GeneratedRow
-from tunesmith.records import Record, exchanges
+from tunesmith.records import Chat, Message, Record, exchanges
+from tunesmith.storage import write_atomic
 from tunesmith_data import UNUSABLE_CHARACTERS
 from tunesmith_data.coverage import measure_coverage, read_prompts
 from tunesmith_data.near_duplicates import cluster_texts, find_nearest
@@ -32,7 +34,8 @@ from tunesmith_evidence.endpoint.client import Endpoint
 from tunesmith_evidence.judging.quoting import choose_mark, quote_text
 from tunesmith_evidence.tasks.json_answers import FieldPath, parse_json_object
 from tunesmith_evidence.tasks.kinds import detect_record_task
-from tunesmith_synthetic.generators.pool import read_answer
+from tunesmith_synthetic.generators.pool import read_answer, shuffle_rows
+from tunesmith_synthetic.generators.pseudo_label import TO_LABEL
 from tunesmith_synthetic.options import JudgeOptions
 from tunesmith_synthetic.request import Request
 
@@ -142,6 +145,21 @@ def find_leaks(request: Request, records: Sequence[Record]) -> list[str]:
     return causes
 
 
+def drop_leaked_questions(request: Request) -> None:
+    """Remove the questions to a person whose prompt is a leak: their answers would be one too."""
+    path = request.folder / TO_LABEL
+    if not path.is_file():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    chats = []
+    for row in map(json.loads, lines):
+        turns = [Message(turn["role"], turn["content"]) for turn in row["prompt"]]
+        chats.append(Chat(source=TO_LABEL, messages=(*turns, Message("assistant", row["left"]))))
+    causes = find_leaks(request, chats)
+    kept = [line for line, cause in zip(lines, causes, strict=True) if not cause]
+    write_atomic(path, "".join(kept))
+
+
 def _without_punctuation(texts: Sequence[str]) -> list[str]:
     """Return texts without case and punctuation, so that typos are all that is left."""
     return [" ".join(blank_punctuation(text).split()) for text in fold_case_and_spelling(texts)]
@@ -221,12 +239,19 @@ def sort_by_need(request: Request, rows: Sequence[GeneratedRow]) -> list[Generat
 
 
 def find_surplus(request: Request, records: Sequence[Record]) -> list[str]:
-    """Find the rows beyond the share of synthetic rows, or beyond the share of their answer."""
-    real, share = len(request.parts.train), request.options.share
-    limit = int(real * share / (1 - share) + 1e-9)
+    """Find the rows beyond the share of synthetic rows, or beyond the share of their answer.
+
+    The rows to keep are chosen at random, or from the start if they are sorted by need.
+    """
+    real, total, share = request.real_rows, len(request.parts.train), request.options.share
+    limit = int(real * share / (1 - share) + 1e-9) - (total - real)
     counts = Counter(map(read_answer, request.parts.train))
-    quota = -(-(real + limit) // max(1, len(counts))) if request.options.balance.answers else None
-    return [*_list_surplus(records, limit, counts, quota)]
+    quota = -(-(total + limit) // max(1, len(counts))) if request.options.balance.answers else None
+    is_sorted = request.options.balance.towards is not None
+    order = [*range(len(records))] if is_sorted else shuffle_rows(len(records), request.seed)
+    causes = _list_surplus([records[row] for row in order], limit, counts, quota)
+    by_row = dict(zip(order, causes, strict=True))
+    return [by_row[row] for row in range(len(records))]
 
 
 def _list_surplus(

@@ -28,6 +28,9 @@ from tunesmith.plan import Component, Plan
 from tunesmith.records import Record
 from tunesmith_synthetic.options import GenerationOptions
 
+PROVENANCE = "synthetic"
+"""Column and slice with the generator of a row, and prefix of the columns on its origin."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -54,6 +57,11 @@ class Request:
         return load_data(self.plan)[1]
 
     @cached_property
+    def real_rows(self) -> int:
+        """The number of training rows that no generation added, also in an earlier round."""
+        return sum(PROVENANCE not in dict(record.slices) for record in self.parts.train)
+
+    @cached_property
     def held_out(self) -> Sequence[Record]:
         """The validation and test rows, which must not leak into the training rows."""
         return [*self.parts.validation, *self.parts.test]
@@ -76,7 +84,9 @@ class Request:
             task=self.task, count=self.options.count, folder=self.folder, solve=self.solve
         )
 
-    def solve(self, name: str, train: Sequence[Record]) -> Iterable[BaselineVariant]:
+    def solve(
+        self, name: str, train: Sequence[Record], seed: int | None = None
+    ) -> Iterable[BaselineVariant]:
         """Return the variants of a baseline that learn from these rows.
 
         Raises:
@@ -85,11 +95,12 @@ class Request:
         try:
             offered = self.catalog.find(BaselineOffer, name)
         except OfferNotFoundError as error:
-            raise ConfigError([Problem("generator", error.what, error.hint)]) from None
+            raise ConfigError([Problem("baseline", error.what, error.hint)]) from None
         own = (b.config for b in self.plan.baselines if b.offer.name == offered.offer.name)
         config = next(own, None) or offered.offer.config()
         with attribute_errors_to(offered.plugin):
-            yield from offered.offer.build(config).variants(replace(self.task, train=train))
+            task = replace(self.task, train=train, seed=self.seed if seed is None else seed)
+            yield from offered.offer.build(config).variants(task)
 
 
 def open_base_model(plan: Plan) -> TextModel:

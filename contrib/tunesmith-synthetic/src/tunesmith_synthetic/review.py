@@ -9,8 +9,9 @@ from pathlib import Path
 from tunesmith.contracts import Finding
 from tunesmith.plan import Plan
 from tunesmith.records import Record
-from tunesmith_synthetic.dataset import PROVENANCE, read_card
+from tunesmith_synthetic.dataset import digest_rows, read_card
 from tunesmith_synthetic.loader import SyntheticOptions
+from tunesmith_synthetic.request import PROVENANCE
 
 
 def review(plan: Plan, train: Sequence[Record]) -> list[Finding]:
@@ -25,9 +26,12 @@ def review(plan: Plan, train: Sequence[Record]) -> list[Finding]:
     options = plan.data.config
     if not isinstance(options, SyntheticOptions):
         return [_warn(f"{rows}, and nothing shows whether they help", count)]
-    ablation = read_card(Path(options.folder)).get("ablation")
+    folder = Path(options.folder)
+    ablation = read_card(folder).get("ablation")
     if ablation is None:
         return [_warn(f"{rows}, and nothing shows whether they help", count)]
+    if ablation["sha256"] != digest_rows(folder):
+        return [_warn(f"{rows}, and they have changed since the ablation", count)]
     if ablation["word"] == "helped":
         return [Finding(level="info", where="data synthetic", message=f"{rows}; they helped")]
     word = "harmed" if ablation["word"] == "harmed" else "were not shown to help"

@@ -131,6 +131,7 @@ class Routes:
     async def show_model(self, request: Request) -> Response:
         """Return the description of a model."""
         name = request.path_params["model"]
+        await self.service.change_models()
         self.service.find_engine(name)
         self._count(request, 200)
         return JSONResponse(self._describe(name))

@@ -122,13 +122,16 @@ class Service:
         """
         deadline = asyncio.get_running_loop().time() + self.limits.seconds
         for extension in self.extensions:
-            if not extension.changes_models:
-                continue
-            if changed := await self._run(deadline, extension.change_models, self.thread.engines):
-                slots = self.limits.slots
-                self.thread.change(
-                    {n: None if m is None else make_engine(m, slots) for n, m in changed.items()}
-                )
+            if extension.changes_models:
+                await self._run(deadline, self._change_models, extension)
+
+    def _change_models(self, extension: Extension) -> None:
+        """Apply an extension's changes, in a worker: also if its request has timed out by then."""
+        changed, slots = extension.change_models(self.thread.engines), self.limits.slots
+        if changed:
+            self.thread.change(
+                {n: None if m is None else make_engine(m, slots) for n, m in changed.items()}
+            )
 
     async def choose(self, request: R, seen: ServedRequest) -> R:
         """Return the request for the model that an extension chooses, or the request unchanged.

@@ -66,7 +66,7 @@ def command(state: CliState, file: Path, dry_run: bool, only: str | None, as_jso
         return
     with lock(request.folder):
         result = conclude(ablation, measure_arms(ablation))
-        write_card(request, {**card, "ablation": result})
+        write_card(request, {**card, "sha256": result["sha256"], "ablation": result})
     if as_json:
         render.print_json(result)
     else:
@@ -92,7 +92,7 @@ def describe(ablation: Ablation, card: Mapping[str, Any]) -> str:
     done = sum(ablation.is_done(*job) for job in jobs)
     plan = ablation.request.plan
     what = options.classifier if options.train == "classifier" else plan.technique.offer.name
-    rows = card["real_rows"] + card["rows"]
+    rows = len(ablation.request.parts.train) + card["rows"]
     scored = f"{len(ablation.scored):,} {ablation.part} rows"
     known = f", {done} already done" if done else ""
     return (

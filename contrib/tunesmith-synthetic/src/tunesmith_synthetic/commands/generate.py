@@ -13,6 +13,7 @@ from tunesmith.contracts import SkippedRow
 from tunesmith.errors import UsageError
 from tunesmith.fence import attribute_errors_to
 from tunesmith.generators import GeneratedRow
+from tunesmith.storage import lock
 from tunesmith.storage.atomic import explain_os_errors, make_folder
 from tunesmith.text import format_count
 from tunesmith_cli import render
@@ -61,10 +62,23 @@ def generate(request: Request) -> Mapping[str, Any]:
     # Imported here because the filter needs scikit-learn.
     from tunesmith_synthetic.card import build_card, write_card
     from tunesmith_synthetic.dataset import write_dataset
-    from tunesmith_synthetic.filter import filter_rows
+    from tunesmith_synthetic.filter import drop_leaked_questions, filter_rows
 
     with explain_os_errors(request.folder):
         make_folder(request.folder)
+    # Two processes in one folder would send the same requests, and mix their files.
+    with lock(request.folder):
+        rows, skipped = propose_rows(request)
+        drop_leaked_questions(request)
+        kept = filter_rows(request, rows)
+        write_dataset(request, kept)
+        card = build_card(request, kept, skipped)
+        write_card(request, card)
+    return card
+
+
+def propose_rows(request: Request) -> tuple[list[GeneratedRow], list[SkippedRow]]:
+    """Return the rows that the generator proposes, and its failed attempts."""
     rows: list[GeneratedRow] = []
     skipped: list[SkippedRow] = []
     offered = request.generator.offered
@@ -77,11 +91,7 @@ def generate(request: Request) -> Mapping[str, Any]:
                 skipped.append(found)
             if (len(rows) + len(skipped)) % PROGRESS_ROWS == 0:
                 render.print_note(f"{len(rows):,} rows proposed, {len(skipped):,} attempts failed")
-    kept = filter_rows(request, rows)
-    write_dataset(request, kept)
-    card = build_card(request, kept, skipped)
-    write_card(request, card)
-    return card
+    return rows, skipped
 
 
 def show(request: Request, card: Mapping[str, Any]) -> None:

@@ -52,7 +52,7 @@ class EndpointGenerator:
         """Yield the requests, each determined by the seed and its number."""
         train = task.task.train
         if self.options.pool is not None:
-            for record in read_pool(Path(self.options.pool), task.count):
+            for record in read_pool(Path(self.options.pool), task.count, task.task.seed):
                 turns = _turns(last_exchange(record)[0])
                 yield RowRequest(self._body(turns, task.task.seed, None), None, record)
             return
@@ -82,7 +82,7 @@ class EndpointGenerator:
         try:
             found = json.loads(text)
             prompt, answer = found["prompt"], found.get("completion", request.label)
-        except (ValueError, LookupError, TypeError, AttributeError):
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return "the answer does not follow the schema"
         if not (isinstance(prompt, str) and isinstance(answer, str)):
             return "the answer does not follow the schema"

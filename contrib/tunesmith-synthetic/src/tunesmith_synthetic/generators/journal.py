@@ -1,11 +1,13 @@
 """Send requests within a budget, and keep every answer in a journal.
 
 An answer is on disk before the next request of its thread is sent. A request whose answer is in the
-journal is never sent again, also after ``kill -9``. Before a request is sent, an upper bound of its
-cost is reserved, so the budget cannot be exceeded. If it does not fit, it waits until the requests
-before it have settled. The last request that fits therefore depends only on the answers, not on
-their timing. Requests without an answer, because they failed or the process was killed, count with
-their upper bound, because the server may have charged them.
+journal is never sent again, also after ``kill -9``, and equal requests are sent once.
+
+Before a request is sent, an upper bound of its cost is reserved, so the budget cannot be exceeded.
+If it does not fit, it waits until the requests before it have settled. The last request that fits
+therefore depends only on the answers, not on their timing. Requests without an answer, because they
+failed or the process was killed, count with their upper bound, because the server may have charged
+them. Tries that timed out before another one succeeded are not counted.
 """
 
 from __future__ import annotations
@@ -100,11 +102,6 @@ class Budget:
         self._changed = Condition()
         self._spent, self._reserved, self._open = spent, (0, 0), 0
 
-    def settle(self, tokens: tuple[int, int]) -> None:
-        """Add the tokens of an answer that needed no request."""
-        with self._changed:
-            self._spent = _sum(self._spent, tokens)
-
     def reserve(self, tokens: tuple[int, int]) -> bool:
         """Reserve tokens, waiting for open requests if needed; False: they do not fit."""
         with self._changed:
@@ -164,9 +161,13 @@ def send_requests(
         Journal(path) as journal,
         ThreadPoolExecutor(options.parallel) as pool,
     ):
-        if any(request.key not in journal.known for request in requests):
+        keys = {request.key for request in requests}
+        known = [journal.known[key] for key in keys & journal.known.keys()]
+        if len(known) < len(keys):
             read_token(options.token)  # a missing key ends the generation, not one request
-        budget = Budget(options, journal.lost)
+        # All known answers count from the start: some may be of requests after a lost one.
+        spent = _sum(journal.lost, *((each.prompt_tokens, each.answer_tokens) for each in known))
+        budget = Budget(options, spent)
         started = _start(requests, endpoint, journal, budget, Pace(options.per_minute), pool)
         try:
             yield from _collect(_ahead(started, 2 * options.parallel))
@@ -187,18 +188,18 @@ def _start(
     pool: ThreadPoolExecutor,
 ) -> Iterator[Started]:
     """Yield what is known about each request, and start those that fit into the budget."""
+    started: dict[str, Started] = {**journal.known}
     is_over = False
     for request in requests:
-        known = journal.known.get(request.key)
-        if known is not None:
-            budget.settle((known.prompt_tokens, known.answer_tokens))
-            yield known
+        if request.key in started:
+            pass
         elif not is_over and budget.reserve(reserved := count_reserved(request.body)):
             pace.wait()
-            yield pool.submit(_send, request, endpoint, journal, budget, reserved)
+            started[request.key] = pool.submit(_send, request, endpoint, journal, budget, reserved)
         else:
             is_over = True
-            yield NO_BUDGET
+            started[request.key] = NO_BUDGET
+        yield started[request.key]
 
 
 def _send(

@@ -44,7 +44,7 @@ class OwnAnswers:
         from tunesmith_data.splits import prompt_text
         from tunesmith_evidence.side_effects.general_prompts import read_general_prompts
 
-        records = read_pool(Path(self.options.prompts), task.count)
+        records = read_pool(Path(self.options.prompts), task.count, task.task.seed)
         measured = [each.prompt for each in read_general_prompts()]
         near = find_nearest(measured, [prompt_text(record) for record in records])
         prompts = [last_exchange(record)[0] for record in records]
@@ -55,8 +55,8 @@ class OwnAnswers:
             elif answer.finish_reason == "length":
                 yield SkippedRow(where=record.source, cause="the answer was cut off")
             else:
-                row = with_answer(record, answer.text.strip())
-                yield GeneratedRow(record=row, model="base", details={"pool": record.source})
+                row, place = with_answer(record, answer.text.strip()), Path(record.source).name
+                yield GeneratedRow(record=row, model="base", details={"pool": place})
 
 
 SELF: GeneratorOffer[Any] = GeneratorOffer(

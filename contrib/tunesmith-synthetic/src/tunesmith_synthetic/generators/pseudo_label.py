@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -95,7 +95,7 @@ class PseudoLabel:
         Raises:
             UsageError: no labeler suits the training rows.
         """
-        pool = read_pool(Path(self.options.pool), task.count)
+        pool = read_pool(Path(self.options.pool), task.count, task.task.seed)
         if len(task.task.train) < MIN_ROWS:
             cause = f"there are fewer than {MIN_ROWS} training rows to learn from"
             yield SkippedRow(where=self.options.pool, cause=cause)
@@ -125,15 +125,15 @@ class PseudoLabel:
                     "labeler": found[0].name,
                     "confidence": f"{confidence:.3f}",
                     "agreement": f"{agreement:.2f}",
-                    "pool": record.source,
+                    "pool": Path(record.source).name,
                 }
                 labeled = with_answer(record, answer)
                 yield GeneratedRow(record=labeled, model=found[0].name, details=details)
         chosen = sorted(disputed)[: self.options.ask]
-        lines = [
+        asked = [
             _ask(last_exchange(pool[row])[0], first, second) for _, row, first, second in chosen
         ]
-        write_atomic(task.folder / TO_LABEL, "".join(lines))
+        write_questions(task.folder / TO_LABEL, asked)
 
     def _label(self, task: GeneratorTask, pool: Pool) -> Iterator[Labels]:
         if self.options.run is not None:
@@ -163,7 +163,7 @@ def label_with_run(folder: Path, pool: Pool) -> Labels:
     model = api.open_models(run, plan)["tuned"]
     limit = resolve_max_new_tokens("auto", plan_rows(plan))
     given = policies["tuned"].answer(model, [last_exchange(r)[0] for r in pool], limit)
-    answers, confidences = [g.text for g in given], [g.confidence for g in given]
+    answers, confidences = [g.text.strip() for g in given], [g.confidence for g in given]
     return Labels(f"run {folder.name}", 1.0, answers, confidences)
 
 
@@ -181,7 +181,8 @@ def label_with_baseline(name: str, task: GeneratorTask, pool: Pool) -> Iterator[
     from tunesmith_evidence.tasks.examples import prompt_text
 
     train = task.task.train
-    folds = assign_folds([prompt_text(last_exchange(record)[0]) for record in train])
+    units = (record.group or prompt_text(last_exchange(record)[0]) for record in train)
+    folds = assign_folds([*units])
     held_out: dict[int, dict[int, tuple[str, float]]] = defaultdict(dict)
     for fold in range(FOLDS):
         rows = [row for row, own in enumerate(folds) if own == fold]
@@ -223,14 +224,22 @@ def answer_with(model: TextModel, records: Sequence[Record]) -> list[tuple[str, 
     return [(g.text.strip(), score) for g, score in zip(given, scores, strict=True)]
 
 
-def _ask(prompt: Prompt, first: str, second: str) -> str:
-    """Return a line for `tunesmith data annotate`: which of two labels is right."""
+def write_questions(path: Path, asked: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows for `tunesmith data annotate`; rows that a person has decided on are kept."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    decided = {row["pair"]: row for row in map(json.loads, lines) if row.get("choice")}
+    rows = {row["pair"]: row for row in asked} | decided
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows.values())
+    write_atomic(path, text)
+
+
+def _ask(prompt: Prompt, first: str, second: str) -> Mapping[str, Any]:
+    """Return a row for `tunesmith data annotate`: which of two labels is right."""
     turns = (Message("user", prompt),) if isinstance(prompt, str) else prompt
     messages = [{"role": turn.role, "content": turn.text} for turn in turns]
     content = json.dumps([messages, first, second], ensure_ascii=False)
     pair = hashlib.sha256(content.encode()).hexdigest()[:16]
-    row = {"prompt": messages, "left": first, "right": second, "pair": pair, "choice": ""}
-    return json.dumps(row, ensure_ascii=False) + "\n"
+    return {"prompt": messages, "left": first, "right": second, "pair": pair, "choice": ""}
 
 
 PSEUDO_LABEL: GeneratorOffer[Any] = GeneratorOffer(

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
@@ -66,7 +67,7 @@ class EndpointOptions(Options):
     prompt_price: float = Field(0.0, ge=0, description="Price of a million prompt tokens.")
     answer_price: float = Field(0.0, ge=0, description="Price of a million answer tokens.")
     per_minute: int | None = Field(
-        None, ge=1, description="Maximum requests per minute. Unset: no limit."
+        None, ge=1, description="Maximum requests per minute, without retries. Unset: no limit."
     )
     parallel: int = Field(4, ge=1, le=256, description="Number of requests at the same time.")
     timeout: float = Field(60.0, gt=0, description="Seconds to wait for an answer.")
@@ -104,7 +105,7 @@ class RowRequest:
     label: str | None = None
     """The answer that the row must have; None: the model chooses."""
 
-    @property
+    @cached_property
     def key(self) -> str:
         """A digest of the request, which identifies it in the journal."""
         content = json.dumps(self.body, sort_keys=True)

@@ -4,9 +4,11 @@
 - ``typos``: swap, drop or double a letter inside a long word.
 - ``casing``: all lower case, or no capital at the start.
 - ``slots``: put another value of a list in place of a value. If the answer has the value too, the
-  answer changes in the same way. Without lists, the values are those that JSON answers copy.
+  answer changes in the same way. Without lists, the values are those that JSON answers copy. Values
+  that also occur elsewhere, or in another case, are not replaced.
 
-A word that the answer contains is never edited by the first three rules.
+A word that the answer contains is never edited by the first three rules, and no mark is inserted
+between two such words.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any, Literal
 
 from pydantic import Field
@@ -25,6 +28,7 @@ from tunesmith.generators import GeneratedRow, GeneratorTask
 from tunesmith.offers import GeneratorOffer
 from tunesmith.options import Options
 from tunesmith.records import Chat, Completion, Message, Record, last_exchange
+from tunesmith_synthetic.generators.pool import shuffle_rows
 
 MARKS = (".", ";", "?", ":", "!", ",")
 MIN_LETTERS = 5
@@ -60,23 +64,23 @@ class Rules:
     options: RulesOptions
 
     def generate(self, task: GeneratorTask) -> Iterator[GeneratedRow | SkippedRow]:
-        """Yield edited rows, round by round."""
+        """Yield edited rows, round by round, of the training rows in random order."""
         train, count = task.task.train, 0
+        order = shuffle_rows(len(train), task.task.seed)
         slots = self.options.slots or find_slots(train)
         if not train:
             yield SkippedRow(where="train", cause="there are no training rows")
-        for turn in range(self.options.rounds):
-            for number, record in enumerate(train):
-                for rule in self.options.rules:
-                    if count == task.count:
-                        return
-                    rng = random.Random(f"{task.task.seed}/{turn}/{number}/{rule}")
-                    edited = edit(record, rule, rng, slots)
-                    if edited is None:
-                        yield SkippedRow(where=record.source, cause=f"{rule}: nothing to change")
-                        continue
-                    count += 1
-                    yield GeneratedRow(record=edited, parent=number, details={"rule": rule})
+        for turn, rule, number in product(range(self.options.rounds), self.options.rules, order):
+            if count == task.count:
+                return
+            record = train[number]
+            rng = random.Random(f"{task.task.seed}/{turn}/{number}/{rule}")
+            edited = edit(record, rule, rng, slots)
+            if edited is None:
+                yield SkippedRow(where=record.source, cause=f"{rule}: nothing to change")
+                continue
+            count += 1
+            yield GeneratedRow(record=edited, parent=number, details={"rule": rule})
 
 
 def edit(record: Record, rule: Rule, rng: random.Random, slots: Slots) -> Record | None:
@@ -88,7 +92,7 @@ def edit(record: Record, rule: Rule, rng: random.Random, slots: Slots) -> Record
         return None
     if rule == "slots":
         return _swap_slot(record, question, answer, rng, slots)
-    kept = {word.lower() for word in _WORD.findall(answer.text)}
+    kept = {*_list_words(answer.text)}
     for _ in range(TRIES):
         text = EDITS[rule](question, kept, rng)
         if text != question:
@@ -99,11 +103,16 @@ def edit(record: Record, rule: Rule, rng: random.Random, slots: Slots) -> Record
 def insert_punctuation(text: str, kept: set[str], rng: random.Random) -> str:
     """Insert marks at up to a third of the gaps between words."""
     words = text.split(" ")
-    if len(words) < 2:
-        return text
-    for place in rng.sample(range(1, len(words)), rng.randint(1, max(1, len(words) // 3))):
+    is_kept = [bool(found) and kept.issuperset(found) for found in map(_list_words, words)]
+    gaps = [n for n in range(1, len(words)) if not (is_kept[n - 1] and is_kept[n])]
+    count = min(len(gaps), rng.randint(1, max(1, len(words) // 3)))
+    for place in rng.sample(gaps, count):
         words[place] = f"{rng.choice(MARKS)} {words[place]}"
     return " ".join(words)
+
+
+def _list_words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
 
 
 def make_typo(text: str, kept: set[str], rng: random.Random) -> str:
@@ -156,12 +165,15 @@ def find_slots(records: Sequence[Record]) -> Slots:
 def _swap_slot(
     record: Completion | Chat, question: str, answer: Message, rng: random.Random, slots: Slots
 ) -> Record | None:
-    """Swap a value that occurs once in the question, and at most once in the answer."""
+    """Swap a value that occurs once in the question, at most once in the answer, and not before."""
+    before = [] if isinstance(record, Completion) else record.messages[:-2]
     places = [
         (value, name)
         for name, values in slots.items()
         for value in values
-        if len(_occurrences(value, question)) == 1 and len(_occurrences(value, answer.text)) <= 1
+        if _count(value, question) == [1, 1]
+        and _count(value, answer.text) in ([0, 0], [1, 1])
+        and not any(_count(value, turn.text)[1] for turn in before)
     ]
     if not places:
         return None
@@ -171,6 +183,12 @@ def _swap_slot(
         return None
     other = rng.choice(others)
     return _with_texts(record, _swap(question, value, other), _swap(answer.text, value, other))
+
+
+def _count(value: str, text: str) -> list[int]:
+    """Return how often a value occurs in a text, in the same case and in any case."""
+    pairs = ((value, text), (value.casefold(), text.casefold()))
+    return [len(_occurrences(*pair)) for pair in pairs]
 
 
 def _occurrences(value: str, text: str) -> list[Any]:
