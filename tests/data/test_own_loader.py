@@ -1,8 +1,8 @@
-"""The data loader on the page about data: short, and complete."""
+"""A data loader of one's own: two files with parallel lines."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +10,29 @@ import pytest
 
 from tunesmith.errors import DataError
 from tunesmith.records import Completion
-from tunesmith_data import SourceLoader
+from tunesmith_data import FieldOptions, Row, RowSource, SourceLoader
 from tunesmith_data.stored_records import StoredRecords
 
-PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "data.md"
+
+class ParallelOptions(FieldOptions):
+    """Options of ``parallel``: a file of prompts and a file of their answers, one per line."""
+
+    prompts: str
+    answers: str
 
 
-def loader(**options: Any) -> SourceLoader:
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert sum(bool(line.strip()) for line in code.splitlines()) < 20
-    namespace: dict[str, Any] = {}
-    exec(code, namespace)
-    (offer,) = namespace["tunesmith_data_loaders"]()
-    built = offer.build(offer.config(**options))
-    assert isinstance(built, SourceLoader)
-    return built
+def loader(**values: Any) -> SourceLoader:
+    options = ParallelOptions(**values)
+
+    def read() -> Iterator[Row]:
+        with open(options.prompts) as prompts, open(options.answers) as answers:
+            for number, (prompt, answer) in enumerate(zip(prompts, answers, strict=True), 1):
+                yield Row(number, {"prompt": prompt.strip(), "completion": answer.strip()})
+
+    return SourceLoader(options, [RowSource.of_rows(options.prompts, read)])
 
 
-def test_the_loader_on_the_page_reads_parallel_lines(tmp_path: Path) -> None:
+def test_a_loader_of_two_files_reads_parallel_lines(tmp_path: Path) -> None:
     prompts, answers = tmp_path / "all.nl", tmp_path / "all.cm"
     prompts.write_text("List files.\nShow the date.\nBroken.\n")
     answers.write_text("ls\ndate\n\n")

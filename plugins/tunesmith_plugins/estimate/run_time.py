@@ -38,8 +38,7 @@ CLASSIFIERS: Range = (1, 20)
 LOADING: Range = (1, 10)
 """Shortest and longest seconds to load a model, or to read it back after training."""
 OVERHEAD = 3.0
-"""Seconds by which a part can be shorter or longer for reasons that do not grow with its work, such
-as imports and files."""
+"""Seconds that a part can be shorter or longer because of imports and files."""
 OUTSIDE_STEPS = 1.25
 """Highest ratio of the time of training to that of its steps; validation takes the rest."""
 

@@ -328,7 +328,7 @@ def test_a_finished_run_calibrates_the_next_forecast(tunesmith: Tunesmith, here:
     assert line["device"] == "test core, 2 cores" and line["seconds"] == pytest.approx(0.6)
     assert set(line) == {
         "time", "device", "technique", "method", "expected", "peak", "flops", "steps", "seconds",
-        "parts", "cpu_share",
+        "parts", "cpu_share", "compute_bytes",
     }  # fmt: skip
     assert tunesmith("run", "run.toml", "--out", "two").exit_code == 0
     second = report_of("two")["forecast"]

@@ -115,7 +115,7 @@ LABELLED = tuple(
     ("rows", "changes", "level", "where", "text"),
     [
         (LABELLED, {}, "error", "technique.loss.type", 'set technique.loss.type = "kto"'),
-        (LABELLED[2:], {"loss__type": "kto"}, "error", "technique.loss.type", "are good"),
+        (LABELLED[2:], {"loss__type": "kto"}, "error", "technique.loss.type", "are all good"),
         (LABELLED, {"loss__type": "kto"}, "warning", "technique.loss", "undesirable_weight = 2.6"),
     ],
 )

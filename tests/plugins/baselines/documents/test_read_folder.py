@@ -72,7 +72,7 @@ def test_each_skipped_file_is_named_with_its_reason(tmp_path: Path) -> None:
     lines = [*found.describe_skipped()]
     images = "0.png, 1.png, 2.png, 3.png, 4.png, ..."
     assert f"6 files skipped (.png: convert to Markdown or text): {images}" in lines
-    assert "2 files skipped (links and special files are not followed): link.md, up" in lines
+    assert "2 files skipped (links and special files are not read): link.md, up" in lines
     assert "1 file skipped (neither UTF-8 nor UTF-16: save as UTF-8): latin.txt" in lines
     assert "1 file skipped (binary, not text): zeros.md" in lines
     assert any("cannot be read: " in line and line.endswith(": broken.pdf") for line in lines)
@@ -95,7 +95,7 @@ def test_a_folder_that_is_too_large_is_an_error(
     (tmp_path / "b.md").write_text("b" * 60)
     assert len(read_folder(tmp_path).documents) == 2
     monkeypatch.setattr(reader, "MAX_BYTES", 100)
-    with pytest.raises(DataError, match=r"b\.md exceeds it"):
+    with pytest.raises(DataError, match=r"b\.md exceeds the limit"):
         read_folder(tmp_path)
     monkeypatch.setattr(reader, "MAX_FILES", 1)
     with pytest.raises(DataError, match="more than 1 files"):
