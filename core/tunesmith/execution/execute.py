@@ -255,6 +255,18 @@ def _load_and_review_data(
         changes = resume_checks.check_data(then, event)
         resume_check.require_unchanged("the data", changes, "restore the data, start a new run")
     emit(event)
+    if dataset.test is None and emit.report.trained_on not in ("", event.fingerprint):
+        message = "the data changed after training began, so test rows may have been trained on"
+        emit(
+            FindingReported(
+                level="error",
+                source="resume",
+                message=message,
+                count=event.test,
+                hint="start a new run",
+                test_rows=list(range(event.test)),
+            )
+        )
     with emit.phase("checks"):
         found = list(collect_findings(plan, catalog, dataset, parts))
     for finding in found:

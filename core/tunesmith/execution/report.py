@@ -47,6 +47,8 @@ class Report:
     steps: dict[tuple[str, int], StepFinished] = field(default_factory=dict)
     """Optimizer steps by stage and step number; a step repeated after a resume replaces the earlier
     one."""
+    trained_on: str = ""
+    """Fingerprint of the data at the first training step."""
     last_checkpoint: CheckpointSaved | None = None
     training_finished: dict[str, TrainingFinished] = field(default_factory=dict)
     baselines: dict[str, BaselineChosen] = field(default_factory=dict)
@@ -100,9 +102,7 @@ class Report:
                 self.started = replace(event, started=first.started, resumed=first.resumed)
                 self.finished = None
             case DataLoaded():
-                self.data = event
-                # The rows may have changed since the run started, so their review follows again.
-                self.findings = [finding for finding in self.findings if not finding.test_rows]
+                self._set_data(event)
             case ModelResolved():
                 self.model = event
             case FindingReported():
@@ -114,6 +114,7 @@ class Report:
                 self.training_started[event.stage] = event
             case StepFinished():
                 self.steps[event.stage, event.step] = event
+                self.trained_on = self.trained_on or (self.data.fingerprint if self.data else "")
             case CheckpointSaved():
                 self.last_checkpoint = event
             case TrainingFinished():
@@ -134,6 +135,16 @@ class Report:
                 self.part_seconds[event.part] = earlier + event.seconds
             case RunFinished():
                 self.finished = event
+
+    def _set_data(self, event: DataLoaded) -> None:
+        """Replace the data, and forget results about other rows."""
+        if self.data is not None and self.data.fingerprint != event.fingerprint:
+            self.baselines.clear()
+            self.measured.clear()
+            self.training_rows.clear()
+        self.data = event
+        # The rows may have changed since the run started, so their review follows again.
+        self.findings = [finding for finding in self.findings if not finding.test_rows]
 
     def metric_label(self, evaluator: str, metric: str) -> str:
         """Return a metric's name, prefixed with the evaluator's id if several measure it."""

@@ -298,7 +298,16 @@ def test_changed_data_is_refused_on_resume(bench: Bench, stop_after: StopAfter) 
     with pytest.raises(UsageError, match=r"the data changed since the run started.*48"):
         bench.run(resume=True)
     assert bench.report()["run"]["status"] == "failed"
-    assert bench.run(resume=True, accept_changes=True).status == "ok"
+    before = len(bench.events())
+    report = bench.run(resume=True, accept_changes=True)
+    assert report.status == "ok"
+    again = {e["model"] for e in bench.events()[before:] if e["event"] == "measured"}
+    assert again == {event.model for event in report.measured.values()}, "of the same rows"
+    [finding] = [found for found in report.findings if found.level == "error"]
+    assert "may have been trained on" in finding.message
+    assert finding.test_rows == list(range(report.data.test if report.data else 0))
+    resumed = bench.run(resume=True)
+    assert finding in resumed.findings, "a further resume does not forget it"
 
 
 @pytest.mark.parametrize("lines", [None, 0, 1])
