@@ -146,7 +146,7 @@ def require_runnable(plan: Plan) -> None:
     if plan.found_model.missing:
         raise EnvironmentProblem(
             f"model.base: {plan.found_model.missing}",
-            hint="`tunesmith plan RUN.toml` works without the weights",
+            hint="`tunesmith plan RUN.toml` needs only the model's config.json",
         )
 
 

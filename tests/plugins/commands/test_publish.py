@@ -213,6 +213,7 @@ def test_what_cannot_be_downloaded_leaves_nothing(hub: Any, tmp_path: Path) -> N
     with pytest.raises(EnvironmentProblem, match="cannot access the Hub") as caught:
         download(gone, "team/none", None, tmp_path / "x")
     assert "hf_secret" not in str(caught.value)
+    assert "network" in (caught.value.hint or "")
     assert [*tmp_path.iterdir()] == []
 
 

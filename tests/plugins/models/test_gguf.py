@@ -193,6 +193,9 @@ def test_file_in_a_wheel_is_found_by_distribution_name(
     write_distribution(tmp_path, "pkg/a.gguf", "pkg/b.gguf")
     with pytest.raises(UsageError, match="does not contain exactly one GGUF file"):
         find_model("wheel:some", None)
+    write_distribution(tmp_path, "pkg/model.safetensors")
+    with pytest.raises(UsageError, match="has no GGUF file, so it cannot be the base model"):
+        find_model("wheel:some", None)
 
 
 def test_wheel_that_is_not_installed_is_refused_with_a_hint() -> None:

@@ -52,6 +52,8 @@ def explain_errors(repository: str) -> Iterator[None]:
             f"{repository}: this model does not exist, or it is private", hint=hint
         ) from error
     except (HfHubHTTPError, client_error, OSError) as error:
+        if getattr(error, "response", None) is None:
+            hint = "check the network connection and the proxy settings"
         text = one_line(redact(str(error)), 200)
         raise EnvironmentProblem(
             f"{repository}: cannot access the Hub: {text}", hint=hint

