@@ -290,7 +290,7 @@ def compare_metrics(
     if not differences:
         raise UsageError(
             f"{names}: the runs have no test rows in common",
-            hint="use the same data, [split] and [run] seed, or a separate test file",
+            hint="give both runs the same test file, or the same data, [split] and [run] seed",
         )
     return differences
 

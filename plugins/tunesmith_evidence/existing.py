@@ -26,7 +26,7 @@ def make_existing_run(
         try:
             check_endpoint(tuned, token)
         except ValueError as error:
-            raise UsageError(f"cannot use the endpoint: {error}") from None
+            raise UsageError(f"--tuned {tuned}: cannot be used as an endpoint: {error}") from None
         model = Endpoint(tuned, "", token).with_only_model().model
     technique: dict[str, Any] = {"use": "existing", "tuned": tuned}
     technique |= {"endpoint_model": model} if model else {}

@@ -239,7 +239,7 @@ def fail_to_open(number: int) -> Callable[[Path, pytest.MonkeyPatch], None]:
     ("set_up", "message"),
     [
         (remove, "no such folder"),
-        (lead_out, "is a symbolic link out of the run folder"),
+        (lead_out, "points outside the run folder"),
         (make_pipe, "is a pipe, socket or device"),
         (fail_to_open(errno.EACCES), "no permission"),
         (fail_to_open(errno.EROFS), "the file system is read-only"),

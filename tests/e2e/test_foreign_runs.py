@@ -74,14 +74,14 @@ def adapter_elsewhere(run: Path) -> None:
 
 ARTIFACT = "refers to a file outside the run folder"
 CASES: dict[str, tuple[Build, int, str]] = {
-    "lock is a link": (linked("lock", "../../private"), 2, "symbolic link out of the run folder"),
+    "lock is a link": (linked("lock", "../../private"), 2, "points outside the run folder"),
     "lock is a pipe": (special("lock", os.mkfifo), 2, "is not the folder of a run"),
     "events.jsonl is a link": (linked("events.jsonl", "../../private"), 2, "symbolic link out"),
     "events.jsonl is a pipe": (special("events.jsonl", os.mkfifo), 2, "is a pipe"),
     "report.json is a pipe": (special("report.json", os.mkfifo), 2, "is a pipe"),
     "run.toml is a pipe": (special("run.toml", os.mkfifo), 2, "is a pipe"),
     "a file is a device": (linked("notes.txt", "/dev/zero"), 2, "symbolic link out"),
-    "the adapter is elsewhere": (adapter_elsewhere, 2, "symbolic link out of the run folder"),
+    "the adapter is elsewhere": (adapter_elsewhere, 2, "points outside the run folder"),
     "the artifact leads out": (event("training-finished", artifact="../../elsewhere"), 7, ARTIFACT),
     "the artifact is an absolute path": (event("training-finished", artifact="/etc"), 7, ARTIFACT),
     "the artifact is a number": (event("training-finished", artifact=5), 7, ARTIFACT),

@@ -104,7 +104,7 @@ class BaselineChoice:
         return [(baseline, model) for baseline, model in chosen if model is not None], budget.left
 
     def skip(self, baseline: Component[BaselineOffer[Any]], reason: str) -> None:
-        """Record why a baseline is not scored; a baseline that has been measured stays chosen."""
+        """Record why a baseline is skipped; if it has a score, keep the score and add a warning."""
         name, scored = baseline.offer.name, self.emit.report.measured.values()
         if any((e.model, e.evaluator) == (name, self.evaluator.id) for e in scored):
             self.emit(FindingReported(level="warning", source=f"baselines.{name}", message=reason))

@@ -218,7 +218,7 @@ def _check_metric(metric: object, offer: str) -> Metric:
         low, high = metric.bounds
         if not low < high:
             raise ValueError(
-                f'a metric "{metric.name}" whose lower bound {low} is not below {high}'
+                f'a metric "{metric.name}" with bounds [{low}, {high}], in the wrong order'
             )
     return metric
 

@@ -276,6 +276,7 @@ def refuse_outside_links(folder: Path) -> None:
             if not Path(os.path.realpath(path)).is_relative_to(root):
                 name = str(folder / os.path.relpath(path, root))
                 raise UsageError(
-                    f"{name}: is a symbolic link out of the run folder, to {os.readlink(path)}",
+                    f"{name}: is a symbolic link that points outside the run folder, to "
+                    f"{os.readlink(path)}",
                     hint="replace it with the file or folder itself, or remove it",
                 )

@@ -30,9 +30,8 @@ def load_samples(subject: Subject) -> Dataset:
         if subject.is_packaged():
             name = subject.offer.name
             raise NeedsSample(
-                f"the loader cannot read the kit's sample ({error.message}): add --set "
-                f"{name}.train=FILE, "
-                "or `samples` in a test"
+                f"the loader cannot read the kit's sample ({error.message}): pass --set "
+                f"{name}.train=FILE on the command line, or `samples` in a test"
             ) from None
         raise
     return dataset
@@ -126,8 +125,8 @@ alternates between questions and answers, about half of the lines have a row."""
 def accounts_for_every_row(subject: Subject) -> None:
     """Each line of the sample becomes one record or one skipped row; no line is lost or repeated.
 
-    This is checked if the sample is a text file where at least 65 % of the lines are rows. The first
-    line may be a header.
+    This is checked if the sample is a text file where at least 65 % of the lines are rows. The
+    first line may be a header.
     """
     dataset = load_samples(subject)
     records = [*dataset.train, *(dataset.validation or ()), *(dataset.test or ())]

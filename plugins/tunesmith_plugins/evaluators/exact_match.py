@@ -31,7 +31,7 @@ METRIC_NAME = "exact-match"
 
 @dataclass(frozen=True, kw_only=True)
 class ExactMatch:
-    """Scores 1 for a record if the generated answer equals its last answer, otherwise 0.
+    """Scores 1 if the generated answer equals the record's last answer, otherwise 0.
 
     Both are normalized before they are compared.
     """

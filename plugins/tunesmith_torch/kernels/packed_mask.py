@@ -65,7 +65,7 @@ class LazyMask:
         before, after = before & (first_T > 0), after & (q_T + 1 < T)
         if not bool((first & itself & ~before & ~after).all()):
             reason = "the model's mask is not causal within these rows"
-            raise packing_problem(reason, "restart the positions in each row")
+            raise packing_problem(reason, "make `position_ids` restart in each row")
         self.checked.add(cu_seqlens)
 
 

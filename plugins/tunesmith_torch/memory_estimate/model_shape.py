@@ -74,7 +74,7 @@ class ModelShape:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> ModelShape:
-        """Read the sizes from a ``config.json``, or from the text part of a multimodal one.
+        """Read the sizes from a ``config.json``; for a multimodal model, from its text part.
 
         Raises:
             UsageError: a required size is missing.

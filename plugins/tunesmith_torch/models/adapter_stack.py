@@ -264,7 +264,7 @@ def _sum_adapters(adapted: AdaptedModel, model: PeftModel, names: tuple[str, str
     loaded = set_peft_model_state_dict(combined, state)
     if loaded.unexpected_keys:
         key = loaded.unexpected_keys[0]
-        raise IntegrityError(f"the adapters cannot be added: PEFT does not expect the tensor {key}")
+        raise IntegrityError(f"the two adapters cannot be combined: PEFT does not expect {key}")
     return replace(adapted, model=combined)
 
 

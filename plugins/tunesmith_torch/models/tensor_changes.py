@@ -30,9 +30,9 @@ _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 def digest_trainable(model: nn.Module) -> dict[str, int]:
     """Return a checksum of each trainable parameter's bits; one pass over the memory.
 
-    The checksum is the sum of the bits as integers. Changes of single elements would have to cancel
-    out exactly for a changed tensor to keep its checksum. Each of several stacked experts has its
-    own checksum, because the others would hide one that is frozen.
+    The checksum is the sum of the bits as integers. A changed tensor keeps its checksum only if the
+    changes of its elements cancel out exactly. Stacked experts have one checksum each, because in a
+    joint checksum the others would hide a frozen one.
     """
     found: dict[str, int] = {}
     for name, parameter in model.named_parameters():

@@ -41,10 +41,10 @@ class FunctionReward:
         """
         file, _, name = where.rpartition(":")
         path = Path(file)
-        if not file or not path.is_file():
-            raise UsageError(
-                f'{option}: no such file, got "{where}"', hint='write it as "file.py:function"'
-            )
+        if not file:
+            raise UsageError(f'{option}: must have the form "file.py:function", got "{where}"')
+        if not path.is_file():
+            raise UsageError(f"{option}: {path}: no such file", hint="check the path")
         spec = importlib.util.spec_from_file_location(f"tunesmith_reward_{path.stem}", path)
         if spec is None or spec.loader is None:
             raise UsageError(

@@ -84,7 +84,7 @@ class PreferenceData:
         return all(len(group.completions) == 2 for group in self.groups)
 
     def counts(self, rows: Sequence[int]) -> BatchCounts:
-        """Return the tokens of the groups as laid out; the divisor is the number of groups."""
+        """Return the token counts of these groups; the loss divisor is the number of groups."""
         tokens = int(np.sum([self.layout.count_tokens(self.groups[row]) for row in rows]))
         trained = int(np.sum([self.groups[row].completion_tokens for row in rows]))
         return BatchCounts(tokens=tokens, trained_tokens=trained, loss_divisor=len(rows))

@@ -140,7 +140,7 @@ def test_a_loader_that_needs_other_columns_does_not_fail(tmp_path: Path) -> None
     arguments = ["--plugin", str(tmp_path / "logs.py"), "plugins", "check", "logs"]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
-    assert "no column `level`): add --set logs.train=FILE" in done.stdout
+    assert "no column `level`): pass --set logs.train=FILE on" in done.stdout
 
 
 @pytest.mark.processes

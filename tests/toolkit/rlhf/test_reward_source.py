@@ -71,8 +71,10 @@ def test_functions_are_tried_with_an_existing_row(rules: Path) -> None:
     assert option_key("policy", "rewards") == "technique.policy.rewards"
     terms = [RewardTerm(function="nowhere.py:f")]
     for stage, key in (("", "technique.rewards"), ("policy", "technique.policy.rewards")):
-        with pytest.raises(UsageError, match=rf"^{key}: no such file"):
+        with pytest.raises(UsageError, match=rf"^{key}: nowhere.py: no such file"):
             build_reward(terms, None, stage)
+        with pytest.raises(UsageError, match=rf'^{key}: must have the form "file.py:function"'):
+            build_reward([RewardTerm(function="rules.py")], None, stage)
 
 
 @pytest.mark.parametrize(

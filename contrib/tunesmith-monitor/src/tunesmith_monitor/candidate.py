@@ -47,7 +47,9 @@ class SplitRows:
 
 
 def split_rows(path: Path, run: Path, *, files: Sequence[str] = ()) -> SplitRows:
-    """Split a file of new labeled rows by their prompts, so that equal prompts stay together.
+    """Split new labeled rows into training and test rows, and keep equal prompts together.
+
+    Rows whose prompt the run already contains are skipped.
 
     Raises:
         UsageError: there are too few new rows.

@@ -26,7 +26,7 @@ CANDIDATE = "candidate"
 
 
 class MonitorExtensionOptions(Options):
-    """Options in the table ``[monitor]`` of the file for ``serve --extensions``."""
+    """The table ``[monitor]`` of the file passed to ``serve --extensions``."""
 
     log: str = Field("traffic.jsonl", description="File to append requests and answers to.")
     candidate: str = Field(

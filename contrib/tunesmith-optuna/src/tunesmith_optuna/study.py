@@ -91,7 +91,7 @@ class Study:
     # ------------------------------------------------------------------ results
 
     def should_prune(self, trial: Trial, evaluation: ValidationPoint) -> bool:
-        """Report a validation loss, and return True if the trial is worse than others so far."""
+        """Report a validation loss to Optuna, and return True if its pruner stops the trial."""
         if evaluation.tenth not in self._reported(trial):
             loss = -evaluation.loss if self.maximizes else evaluation.loss
             trial.report(loss, evaluation.tenth)

@@ -149,7 +149,7 @@ class Ablation:
         variant = next(iter(self.request.solve(name, train, seed)), None)
         if variant is None:
             raise UsageError(
-                f"ablate.classifier: {name} has no answers for these rows",
+                f"ablate.classifier: the baseline {name} does not support these rows",
                 hint="choose a baseline that suits the rows, such as linear",
             )
         component, metric = self.evaluator

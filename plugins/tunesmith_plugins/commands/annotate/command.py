@@ -36,7 +36,11 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     "--ask", type=FILE, metavar="PAIRS", help="Ask about the undecided pairs in this file."
 )
 @click.option(
-    "--read", "annotated", type=FILE, metavar="PAIRS", help="Export the choices in this file."
+    "--read",
+    "annotated",
+    type=FILE,
+    metavar="PAIRS",
+    help="Write the choices in this file as preferences to --out.",
 )
 @click.option(
     "--prompts", type=FILE, help="JSON Lines file with `prompt`. Default: the run's data."

@@ -131,7 +131,7 @@ def to_json(folder: Path, failures: Failures) -> JSON:
 
 
 def show(failures: Failures, items: int) -> None:
-    """Print the weak slices, then the worst and the regressed rows, as text."""
+    """Print the weak slices, the worst rows, the regressed rows and the near-misses as text."""
     measured, rows = failures.measured, len(failures.rows)
     better = "higher" if measured.higher_is_better else "lower"
     render.print_text(

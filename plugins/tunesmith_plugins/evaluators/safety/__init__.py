@@ -85,7 +85,7 @@ class Safety(ComparingEvaluator):
     def compare(
         self, model: TextModel, records: Sequence[Record], run: RunContext | None
     ) -> Sequence[Measurement]:
-        """Return one value per prompt, or an empty list until there is a tuned model.
+        """Return a measurement with a value per prompt; nothing until there is a tuned model.
 
         Raises:
             DataError: the file with prompts cannot be read, or is invalid.
