@@ -71,7 +71,8 @@ def write_pairs(source: Path, out: Path) -> None:
 def train(name: str, out: Path) -> Path:
     """Return the folder of a run, which is executed unless it is finished already."""
     run = out / "runs" / name
-    if not (run / "report.json").is_file():
+    report = run / "report.json"
+    if not report.is_file() or json.loads(report.read_text("utf-8"))["run"]["status"] != "ok":
         shutil.rmtree(run, ignore_errors=True)
         file = out / f"{name}.toml"
         file.write_text(tomli_w.dumps({**COMMON, "technique": TECHNIQUES[name]}), encoding="utf-8")
