@@ -97,7 +97,6 @@ def main() -> None:
     runs = {name: train(name, options.out) for name in TECHNIQUES}
     values = {
         "the longer or the shorter answer": read_values(runs["supervised"], "answer-length"),
-        "base": read_values(runs["supervised"], "base"),
         **{name: read_values(run, "tuned") for name, run in runs.items()},
     }
     print(f"| model | {PAIRED} | minus supervised | minus length |\n|---|---|---|---|")
