@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from tunesmith.plan import Component
 
 EVALUATIONS_FOLDER = "evaluations"
-_COLUMNS: dict[str, type] = {"outputs": str, "counts": Sequence}
+_COLUMNS: dict[str, type] = {"outputs": str, "counts": Sequence, "exchanges": Sequence}
 """Optional fields of a measurement that have one item per record, with the type of an item."""
 
 

@@ -25,7 +25,7 @@ from tunesmith.execution.evaluate import (
 from tunesmith.offers import EvaluatorOffer, Metric, Offered, Plugin
 from tunesmith.options import Options
 from tunesmith.plan import Component
-from tunesmith.records import Completion, Record
+from tunesmith.records import Completion, Message, Record
 from tunesmith.signals import StopSignalHandler
 from tunesmith.testing import FakeTextModel
 
@@ -221,6 +221,12 @@ def test_groups_are_stored_and_widen_the_interval(tmp_path: Path) -> None:
         ),
         (Measurement(metric="right", values=(1.0,) * 4, weights=(1.0,)), "1 weights"),
         (Measurement(metric="right", values=(1.0,) * 4, outputs=("a",)), "1 outputs"),
+        (
+            Measurement(
+                metric="right", values=(1.0,) * 4, exchanges=[("p", Message("assistant", ""))]
+            ),
+            "1 exchanges",
+        ),
         (measurement(None), 'None as values of "right"'),
         (measurement("1.0"), "'1.0' as values of"),
         (measurement((1.0, "0.5", 1.0, 1.0)), 'str in values of "right" for f:1; .* a number'),
