@@ -9,9 +9,10 @@ from typing import Generic, Self, TypeVar
 
 from tunesmith.contracts import Measurement, TextModel
 from tunesmith.offers import EvaluatorOffer, Metric
-from tunesmith.records import Chat, Completion, Prompt, Record, last_exchange
+from tunesmith.records import Chat, Completion, Record, last_exchange
 from tunesmith_evidence.answers.generate import AnswerOptions, generate_answers, read_references
 from tunesmith_evidence.answers.normalize import strip_reasoning
+from tunesmith_evidence.tasks.examples import prompt_text
 
 __all__ = ["offer_parts_evaluator"]
 
@@ -40,7 +41,7 @@ class PartsEvaluator(Generic[O]):
         """Generate an answer for each record, and compare its parts with the reference's."""
         references = read_references(records, self.name)
         answers = generate_answers(model, records, self.limit or self.options.answer_limit(records))
-        prompts = [_join_texts(last_exchange(record)[0]) for record in records]
+        prompts = [prompt_text(last_exchange(record)[0]) for record in records]
         triples = zip(prompts, map(strip_reasoning, answers), references, strict=True)
         rows = [self.judge(self.options, *triple) for triple in triples]
         whole, *parts = self.metrics
@@ -51,10 +52,6 @@ class PartsEvaluator(Generic[O]):
                 for n, part in enumerate(parts)
             ),
         ]
-
-
-def _join_texts(prompt: Prompt) -> str:
-    return prompt if isinstance(prompt, str) else "\n".join(m.text for m in prompt)
 
 
 def offer_parts_evaluator(

@@ -133,18 +133,19 @@ def _mean_lengths(records: Sequence[Record], tokenizer: Path | None) -> Range:
         for prompt, _ in pairs
     ]
     answers = [answer.shown_text for _, answer in pairs]
-    prompt, answer = (max(1.0, fmean(_count(column, tokenizer))) for column in (texts, answers))
-    return prompt, answer
+    counts = _count_tokens([*texts, *answers], tokenizer)
+    prompt, answer = fmean(counts[: len(texts)]), fmean(counts[len(texts) :])
+    return max(1.0, prompt), max(1.0, answer)
 
 
-def _count(texts: Sequence[str], tokenizer: Path | None) -> Sequence[float]:
+def _count_tokens(texts: Sequence[str], tokenizer: Path | None) -> Sequence[float]:
     """Return the number of tokens in each text, without those that a template adds."""
     if tokenizer is None:
         return [len(text) / CHARACTERS_PER_TOKEN for text in texts]
     from tunesmith_torch.models.loading import load_tokenizer
 
     encode = load_tokenizer(tokenizer)
-    return [len(ids) for ids in encode(list(texts), verbose=False).input_ids]
+    return [len(ids) for ids in encode([*texts], verbose=False).input_ids]
 
 
 def _busyness(device: Device) -> float:

@@ -67,7 +67,7 @@ def can_count_tokens(request: EstimateRequest) -> bool:
 
 def count_tokens(setting: EstimateSetting, request: EstimateRequest) -> EstimateSetting:
     """Return the setting with the exact lengths of its rows. This imports torch."""
-    import_tracing()
+    prepare_environment()  # the run will use the torch that is imported here
     from tunesmith_torch.memory_estimate.token_lengths import exact_workload
 
     context, grouping = setting.shape.context_length, setting.workload.grouping
@@ -78,7 +78,7 @@ def count_tokens(setting: EstimateSetting, request: EstimateRequest) -> Estimate
 def import_tracing() -> None:
     """Import torch and the modules that trace a step, which are not needed before."""
     prepare_environment()  # the run will use the torch that is imported here
-    from tunesmith_torch.memory_estimate import token_lengths, traced  # noqa: F401
+    from tunesmith_torch.memory_estimate import traced  # noqa: F401
 
 
 def traced_estimate(setting: EstimateSetting, request: EstimateRequest) -> Estimate:

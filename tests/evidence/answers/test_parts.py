@@ -11,7 +11,7 @@ from tunesmith_evidence.answers.parts import offer_parts_evaluator
 
 
 class Options(AnswerOptions):
-    """Options with a mark of their own."""
+    """Options of an evaluator, with the mark that an answer must end with."""
 
     mark: str = "!"
 
