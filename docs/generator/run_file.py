@@ -135,7 +135,8 @@ class SharedKeys:
             yield "All options are in inner tables:\n" if model.model_fields else "No options.\n"
         if names := [f"`{key}`" for key, row in rows.items() if row in self.rows]:
             link = f"[{self.title[0].lower()}{self.title[1:]}](#{anchor(self.title)})"
-            yield f"{'It also has' if own else 'It has'} these {link}: {', '.join(names)}.\n"
+            yield f"{'It also has' if own else 'It has'} these {link}:\n"
+            yield f"{', '.join(names)}\n"
 
     def inner_tables(self, model: type[BaseModel], where: str) -> Iterator[str]:
         """Yield the tables below a table, and links to those with the options of an earlier one."""

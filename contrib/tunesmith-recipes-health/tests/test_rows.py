@@ -1,4 +1,4 @@
-"""The rows keep what their READMEs promise: they are read again, with patterns of their own."""
+"""An independent reading of the rows finds what their READMEs promise."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ASKED = {
     "daily|maximum|How much": " mg", "keep|stored|delivery": "Store|Keep|kept",
     "prescribe|sign|order": "[Pp]rescri|order",
 }  # fmt: skip
-"""What a question in the formulary asks for, and what the line with the answer contains."""
+"""Patterns of questions about the formulary, and of the lines with their answers."""
 
 
 def read(path: str) -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""The rows keep what their READMEs promise: they are judged again, with rules of their own."""
+"""An independent reading of the rows finds what their READMEs promise."""
 
 from __future__ import annotations
 

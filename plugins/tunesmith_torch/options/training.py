@@ -303,6 +303,9 @@ class TrainingOptions(Options):
     Those are computed without dropout, so updates must not use dropout either.
     """
 
+    STARTS_FROM_BASE: ClassVar[bool] = False
+    """True if training cannot start from a fine-tuned model, so `from` is refused."""
+
     initial_model: str | None = Field(
         default=None,
         alias="from",
@@ -394,6 +397,16 @@ class TrainingOptions(Options):
     checkpoints: CheckpointOptions = Field(
         default_factory=CheckpointOptions, description="When training saves checkpoints."
     )
+
+    @field_validator("initial_model")
+    @classmethod
+    def _check_initial_model(cls, value: str | None) -> str | None:
+        if value is not None and cls.STARTS_FROM_BASE:
+            raise ValueError(
+                "this technique starts from the base model; merge the earlier adapter into its "
+                "base model, and set model.base"
+            )
+        return value
 
     @model_validator(mode="after")
     def _check_sharding(self) -> Self:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from tunesmith_torch.options.adaptation import Adaptation, AdapterOptions
 from tunesmith_torch.options.training import TrainingOptions, ValidationOptions
@@ -12,6 +12,8 @@ from tunesmith_torch.options.training import TrainingOptions, ValidationOptions
 
 class ClassifierOptions(TrainingOptions):
     """Options of ``classifier``: those of training, and what is trained besides the head."""
+
+    STARTS_FROM_BASE: ClassVar[bool] = True
 
     learning_rate: float = Field(
         2e-4, gt=0, le=1, description="Peak learning rate. Without adapters, use about 1e-2."
@@ -31,12 +33,6 @@ class ClassifierOptions(TrainingOptions):
     def adaptation(self) -> Adaptation:
         """LoRA adapters; without them, the smallest adapters for estimates."""
         return Adaptation("lora", self.adapter if self.adapt == "lora" else AdapterOptions(rank=1))
-
-    @field_validator("initial_model")
-    @classmethod
-    def _refuse_initial_model(cls, value: str | None) -> None:
-        if value is not None:
-            raise ValueError("classifier starts from the base model; remove `from`")
 
     @model_validator(mode="after")
     def _refuse_unused(self) -> ClassifierOptions:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
@@ -32,6 +32,8 @@ _PICKLES = ("cache_file", "covariance_file")
 
 class PeftOptions(SupervisedOptions):
     """Options of ``peft``: those of supervised training, the method, and its own options."""
+
+    STARTS_FROM_BASE: ClassVar[bool] = True
 
     learning_rate: float = Field(
         1e-3,
@@ -101,15 +103,6 @@ class PeftOptions(SupervisedOptions):
     def reads_rows(self) -> bool:
         """True if the initialization runs the model on training rows."""
         return self.initialization.startswith(_READS_ROWS)
-
-    @field_validator("initial_model")
-    @classmethod
-    def _refuse_initial_model(cls, value: str | None) -> None:
-        if value is not None:
-            raise ValueError(
-                "peft starts from the base model; merge the earlier adapter into its base model, "
-                "and set model.base"
-            )
 
     @field_validator("method")
     @classmethod

@@ -54,7 +54,7 @@ class Orders:
     """The orders in a text: doses by drug, drugs that are not given, and drugs to ask about."""
 
     doses: Counter[tuple[frozenset[str], Decimal, str]]
-    """How often each dose of a drug is ordered: a repeated order is another dose."""
+    """Number of orders of each dose of a drug; a repeated order counts again."""
     stopped: frozenset[str]
     asked: frozenset[str]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from tunesmith_torch.options.adaptation import Adaptation, AdapterOptions
 from tunesmith_torch.options.training import SupervisedOptions
@@ -14,6 +14,8 @@ Mask = Literal["random", "magnitude", "gradient"]
 
 class SparseOptions(SupervisedOptions):
     """Options of ``sparse``: those of supervised training, and the choice of weights."""
+
+    STARTS_FROM_BASE: ClassVar[bool] = True
 
     learning_rate: float = Field(
         5e-4, gt=0, le=1, description="Peak learning rate, reached after warm-up."
@@ -36,15 +38,6 @@ class SparseOptions(SupervisedOptions):
             "except the output head."
         ),
     )
-
-    @field_validator("initial_model")
-    @classmethod
-    def _refuse_initial_model(cls, value: str | None) -> None:
-        if value is not None:
-            raise ValueError(
-                "sparse starts from the base model; merge the earlier adapter into its base model, "
-                "and set model.base"
-            )
 
     @property
     def adaptation(self) -> Adaptation:
