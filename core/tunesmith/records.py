@@ -316,3 +316,8 @@ def last_exchange(record: Record) -> tuple[Prompt, Message]:
     """Return the last exchange of a record: the prompt, and the answer to compare with."""
     *_, last = exchanges(record)
     return last
+
+
+def prompt_text(prompt: Prompt) -> str:
+    """Return all texts of a prompt, one message per line."""
+    return prompt if isinstance(prompt, str) else "\n".join(message.text for message in prompt)

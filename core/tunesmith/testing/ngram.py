@@ -27,7 +27,7 @@ from tunesmith.events import CheckpointSaved, StepFinished, TrainingFinished, Tr
 from tunesmith.hookspecs import hookimpl
 from tunesmith.offers import TechniqueOffer
 from tunesmith.options import Options
-from tunesmith.records import Answer, Chat, Completion, Prompt, exchanges
+from tunesmith.records import Answer, Chat, Completion, Prompt, exchanges, prompt_text
 from tunesmith.storage import commit_folder
 
 FILE = "ngram.json"
@@ -120,8 +120,7 @@ class NgramModel:
 
 def _text(prompt: Prompt) -> str:
     """Return the text before the answer, with one message per line."""
-    text = prompt if isinstance(prompt, str) else "\n".join(message.text for message in prompt)
-    return f"{text}\n"
+    return f"{prompt_text(prompt)}\n"
 
 
 def _steps(prompt: Prompt, answer: Answer) -> Iterable[tuple[str, str]]:

@@ -9,10 +9,9 @@ from typing import Generic, Self, TypeVar
 
 from tunesmith.contracts import Measurement, TextModel
 from tunesmith.offers import EvaluatorOffer, Metric
-from tunesmith.records import Chat, Completion, Record, last_exchange
+from tunesmith.records import Chat, Completion, Record, last_exchange, prompt_text
 from tunesmith_evidence.answers.generate import AnswerOptions, generate_answers, read_references
 from tunesmith_evidence.answers.normalize import strip_reasoning
-from tunesmith_evidence.tasks.examples import prompt_text
 
 __all__ = ["offer_parts_evaluator"]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tunesmith.execution.baselines import ROUND_ROWS
-from tunesmith.records import Message
+from tunesmith.records import Message, prompt_text
 from tunesmith_evidence.prompting.prompted_model import (
     CHARACTERS_PER_TOKEN,
     QUESTION_TEMPLATE,
@@ -14,7 +14,7 @@ from tunesmith_evidence.prompting.prompted_model import (
     count_prompt_tokens,
 )
 from tunesmith_evidence.prompting.task_prompt import TaskPrompt
-from tunesmith_evidence.tasks.examples import Example, prompt_text
+from tunesmith_evidence.tasks.examples import Example
 
 __all__ = ["count_tokens", "write_with_template"]
 

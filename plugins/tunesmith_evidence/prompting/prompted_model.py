@@ -12,8 +12,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from tunesmith.contracts import Generation, Progress, TextModel, TokenScores
 from tunesmith.errors import DataError
 from tunesmith.execution.wrapped_model import WrappedModel, attribute_prompt_errors
-from tunesmith.records import Answer, Message, Prompt
-from tunesmith_evidence.tasks.examples import Example, prompt_text
+from tunesmith.records import Answer, Message, Prompt, prompt_text
+from tunesmith_evidence.tasks.examples import Example
 
 __all__ = ["QUESTION_TEMPLATE", "PromptedModel", "add_passages", "count_prompt_tokens"]
 

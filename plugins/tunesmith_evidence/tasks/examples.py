@@ -13,13 +13,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from tunesmith.records import Prompt, Record, Text, UnpairedPreference, last_exchange
+from tunesmith.records import Prompt, Record, Text, UnpairedPreference, last_exchange, prompt_text
 
 __all__ = [
     "Example",
     "has_examples",
     "last_question",
-    "prompt_text",
     "random_sort_key",
     "read_examples",
 ]
@@ -66,11 +65,6 @@ def _all_examples(records: Iterable[Record]) -> Iterator[Example]:
         prompt, answer = last_exchange(record)
         if not answer.tool_calls:
             yield Example(prompt_text(prompt), answer.text, last_question(prompt))
-
-
-def prompt_text(prompt: Prompt) -> str:
-    """Return all texts of a prompt, one message per line."""
-    return prompt if isinstance(prompt, str) else "\n".join(message.text for message in prompt)
 
 
 def prompt_texts(prompts: Sequence[Prompt]) -> list[str]:

@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from tunesmith.contracts import Finding
-from tunesmith.records import Record, Text, last_exchange
+from tunesmith.records import Record, Text, last_exchange, prompt_text
 from tunesmith.text import mask_excerpt
 from tunesmith_evidence.number_text import format_share
-from tunesmith_evidence.tasks.examples import Example, last_question, prompt_text
+from tunesmith_evidence.tasks.examples import Example, last_question
 from tunesmith_evidence.tasks.kinds import detect_task_kind
 
 SAMPLE_ROWS = 2_000

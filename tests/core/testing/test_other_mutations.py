@@ -18,11 +18,11 @@ from tunesmith.errors import DataError
 from tunesmith.events import RunFinished, RunStarted
 from tunesmith.offers import BaselineOffer, ServeExtensionOffer
 from tunesmith.options import Options
-from tunesmith.records import Completion, Record, last_exchange
+from tunesmith.records import Completion, Record, last_exchange, prompt_text
 from tunesmith.testing import ReviewExample, run_checks
 from tunesmith_cli.serving import ServedAnswer, ServedRequest, ServeExtension
 from tunesmith_evidence.classify.function_model import FunctionModel
-from tunesmith_evidence.tasks.examples import prompt_text, read_examples
+from tunesmith_evidence.tasks.examples import read_examples
 from tunesmith_plugins.splitters.grouped import GROUPED, Grouped
 
 # --------------------------------------------------------------------------- reporters

@@ -23,7 +23,7 @@ from tunesmith.errors import UsageError
 from tunesmith.generators import GeneratedRow, GeneratorTask
 from tunesmith.offers import GeneratorOffer
 from tunesmith.options import DataPath, Options
-from tunesmith.records import Message, Prompt, Record, last_exchange
+from tunesmith.records import Message, Prompt, Record, last_exchange, prompt_text
 from tunesmith.storage import write_atomic
 from tunesmith_synthetic.generators.pool import Pool, read_answer, read_pool, with_answer
 
@@ -178,7 +178,6 @@ def label_with_baseline(name: str, task: GeneratorTask, pool: Pool) -> Iterator[
     """Label the pool with the variant of a baseline that is most accurate out of fold."""
     from tunesmith_evidence.classify.folds import FOLDS, assign_folds
     from tunesmith_evidence.review.choose import choose_policy
-    from tunesmith_evidence.tasks.examples import prompt_text
 
     train = task.task.train
     units = (record.group or prompt_text(last_exchange(record)[0]) for record in train)
