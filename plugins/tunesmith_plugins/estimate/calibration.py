@@ -140,15 +140,12 @@ class Calibration:
         count cancel out. Use runs that shared the processor with other programs only if there are
         no others. Return None if no similar run has finished on this device.
         """
-        step = estimate.flops / max(1, estimate.steps)
         timed = [
             run
             for run in self.runs
             if run.method == estimate.method
-            and run.compute_bytes == estimate.compute_bytes
             and run.seconds >= MIN_SECONDS
-            and run.steps > 0
-            and _is_within_factor(run.flops / run.steps, step, SIMILAR_STEP)
+            and _has_similar_steps(run, estimate)
         ]
         chosen = _prefer_same_technique(_prefer_undisturbed(timed), technique)
         throughputs = _drop_outliers([run.flops / run.seconds for run in chosen])
@@ -158,14 +155,18 @@ class Calibration:
         low, high = middle * (1 - margin), middle * (1 + margin)
         return min(low, *throughputs), max(high, *throughputs)
 
-    def correct_part(self, part: str, seconds: Range, compute_bytes: int) -> Range:
-        """Return the predicted seconds of a part of a run, corrected by earlier runs here."""
+    def correct_part(self, part: str, seconds: Range, estimate: Estimate) -> Range:
+        """Return the predicted seconds of a part of a run, corrected by earlier runs here.
+
+        For a tiny model, a part takes as long as its imports and files. That says nothing about the
+        parts of a large one, even if their predictions are of similar length.
+        """
         middle = math.sqrt(seconds[0] * seconds[1])
         similar = [
             run
             for run in self.runs
             if part in run.parts
-            and run.compute_bytes == compute_bytes
+            and _has_similar_steps(run, estimate)
             and _is_within_factor(run.parts[part][0], middle, SIMILAR_TIME)
         ]
         ratios = _drop_outliers(
@@ -260,6 +261,13 @@ def _parse_entry(line: str) -> CalibrationEntry | None:
 
 def _is_within_factor(one: float, other: float, factor: float) -> bool:
     return one > 0 and other > 0 and 1 / factor <= one / other <= factor
+
+
+def _has_similar_steps(run: CalibrationEntry, estimate: Estimate) -> bool:
+    """Return True if the steps have the same number format and similar numbers of operations."""
+    return run.compute_bytes == estimate.compute_bytes and _is_within_factor(
+        run.flops / max(1, run.steps), estimate.flops / max(1, estimate.steps), SIMILAR_STEP
+    )
 
 
 def _prefer_same_technique(

@@ -68,8 +68,7 @@ def predict_run_time(
     """
     raw = _predict_raw(review, estimate, throughput) if throughput and estimate.tokens else {}
     parts = {
-        part: calibration.correct_part(part, seconds, estimate.compute_bytes)
-        for part, seconds in raw.items()
+        part: calibration.correct_part(part, seconds, estimate) for part, seconds in raw.items()
     }
     known = {part for part, seconds in raw.items() if parts[part] != seconds}
     if training is not None:

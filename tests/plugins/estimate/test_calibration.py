@@ -146,25 +146,27 @@ def test_runs_in_another_precision_say_nothing_about_the_time() -> None:
     raw = (2.0, 32.0)
     runs = Calibration((entry(parts={"baselines": [10.0, 30.0]}, compute_bytes=4),))
     assert runs.throughput("x", replace(STEP, compute_bytes=2)) is None
-    assert runs.correct_part("baselines", raw, 2) == raw
+    assert runs.correct_part("baselines", raw, replace(STEP, compute_bytes=2)) == raw
     assert runs.throughput("x", replace(STEP, compute_bytes=4)) is not None
-    assert runs.correct_part("baselines", raw, 4) != raw
+    assert runs.correct_part("baselines", raw, replace(STEP, compute_bytes=4)) != raw
 
 
 def test_parts_of_a_run_are_corrected_by_their_times_in_earlier_runs() -> None:
     raw = (2.0, 32.0)  # the middle is 8 s
-    assert Calibration().correct_part("baselines", raw, 0) == raw
+    assert Calibration().correct_part("baselines", raw, STEP) == raw
     one = Calibration((entry(parts={"baselines": [10.0, 30.0]}),))
-    assert one.correct_part("baselines", raw, 0) == (8 * 1.5, 8 * 4.5)
-    assert one.correct_part("evaluation", raw, 0) == raw, "no run has this part"
-    assert one.correct_part("baselines", (800.0, 900.0), 0) == (800.0, 900.0), "far larger"
+    assert one.correct_part("baselines", raw, STEP) == (8 * 1.5, 8 * 4.5)
+    assert one.correct_part("evaluation", raw, STEP) == raw, "no run has this part"
+    assert one.correct_part("baselines", (800.0, 900.0), STEP) == (800.0, 900.0), "far larger"
+    larger = replace(STEP, flops=100 * STEP.flops)
+    assert one.correct_part("baselines", raw, larger) == raw, "a tiny model only showed its imports"
     many = Calibration(tuple(entry(parts={"baselines": [10.0, 30.0 + n]}) for n in range(9)))
-    low, high = many.correct_part("baselines", raw, 0)
+    low, high = many.correct_part("baselines", raw, STEP)
     assert 8 * 2 < low < 8 * 3.0 and 8 * 3.8 <= high < 36
     busy = entry(parts={"baselines": [10.0, 90.0]}, cpu_share=0.3)
     quiet = entry(parts={"baselines": [10.0, 30.0]}, cpu_share=0.95)
     mixed = Calibration((busy, busy, busy, quiet))
-    assert mixed.correct_part("baselines", raw, 0) == (8 * 1.5, 8 * 4.5), "others interfered"
+    assert mixed.correct_part("baselines", raw, STEP) == (8 * 1.5, 8 * 4.5), "others interfered"
 
 
 def test_only_this_devices_runs_are_read(tmp_path: Path) -> None:
