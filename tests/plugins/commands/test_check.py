@@ -54,6 +54,7 @@ def test_reviewers_warn_and_refuse(tunesmith: Tunesmith, tmp_path: Path) -> None
         refused = tunesmith(command, "run.toml", "--set", "run.seed=666")
         assert refused.exit_code == 2
         assert "error: run.seed: is the number of the beast" in refused.stderr
+        assert refused.output.count("is the number of the beast") == 1, command
     events = (next((tmp_path / "runs").iterdir()) / "events.jsonl").read_text()
     assert "training-started" not in events
 

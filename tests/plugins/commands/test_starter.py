@@ -183,6 +183,19 @@ def test_example_lists_and_copies(tunesmith: Tunesmith, tmp_path: Path) -> None:
     assert unknown.exit_code == 2 and 'did you mean "helpdesk"?' in unknown.stderr
 
 
+@pytest.mark.parametrize("option", ["--data", "--model", "--encoding", "--from"])
+def test_init_refuses_options_that_an_example_ignores(
+    tunesmith: Tunesmith, tmp_path: Path, option: str
+) -> None:
+    refused = tunesmith("init", "new", "--recipe", "helpdesk", option, "x")
+    assert refused.exit_code == 2
+    assert f"{option}: has no effect with --recipe" in refused.stderr
+    if option != "--from":
+        refused = tunesmith("init", "new", "--from", "peer.yaml", option, "x")
+        assert f"{option}: has no effect with --from" in refused.stderr
+    assert not (tmp_path / "new").exists()
+
+
 def test_init_takes_columns_and_encoding(tunesmith: Tunesmith, tmp_path: Path) -> None:
     text = "Nr;Anfrage;Lösung\n" + "".join(f"{n};frage {n};wärme\n" for n in range(12))
     (tmp_path / "de.csv").write_text(text, encoding="cp1252")
