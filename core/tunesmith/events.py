@@ -85,6 +85,8 @@ class RunStarted(Event, kind="run-started"):
     resumed: bool = False
     trains: bool = True
     """False if the run only measures baselines."""
+    additions: list[str] = field(default_factory=list)
+    """Tables of the run file that add to the training, such as a further loss term."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Self, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 
 M = TypeVar("M", bound=BaseModel)
@@ -28,7 +28,22 @@ class Options(BaseModel):
     """Maps keys of earlier versions to current keys. An earlier key is an error; its hint names the
     current key. Subclasses extend the tables of their base classes: see :func:`earlier_keys`."""
 
+    UNUSED: ClassVar[frozenset[str]] = frozenset()
+    """Inherited fields that have no effect in a subclass. Only their defaults are accepted."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _refuse_unused_fields(self) -> Self:
+        fields = {n: info for n, info in type(self).model_fields.items() if n in self.UNUSED}
+        changed = [
+            f"`{info.alias or name}`"
+            for name, info in fields.items()
+            if getattr(self, name) != info.get_default(call_default_factory=True)
+        ]
+        if changed:
+            raise ValueError(f"remove keys that have no effect here: {', '.join(changed)}")
+        return self
 
 
 def earlier_keys(options: type[BaseModel]) -> dict[str, str]:
@@ -40,8 +55,10 @@ def earlier_keys(options: type[BaseModel]) -> dict[str, str]:
 
 
 def fields_by_key(options: type[BaseModel]) -> dict[str, FieldInfo]:
-    """Return the fields of options by run-file key, which may differ from the field's name."""
-    return {info.alias or name: info for name, info in options.model_fields.items()}
+    """Return the used fields of options by run-file key, which may differ from the field's name."""
+    unused = options.UNUSED if issubclass(options, Options) else ()
+    fields = options.model_fields.items()
+    return {info.alias or name: info for name, info in fields if name not in unused}
 
 
 def table_options(field: FieldInfo) -> type[BaseModel] | None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -24,6 +24,7 @@ URGENT_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Signals that end the process immediately if they arrive again while the run is stopping."""
 end_process = os._exit
 """The real ``os._exit``, saved because :mod:`tunesmith.fence` replaces it during plugin calls."""
+_last_words: list[str] = []
 
 
 def set_stop_handlers(handler: Any) -> dict[int, Any]:
@@ -46,6 +47,16 @@ def restore_handlers(handlers: Mapping[int, Any]) -> None:
         for number, handler in handlers.items():
             if handler is not None:
                 signal.signal(number, handler)
+
+
+@contextmanager
+def print_if_killed(text: str) -> Iterator[None]:
+    """Print a line, such as the command to continue, if a second signal ends the process."""
+    _last_words.append(text)
+    try:
+        yield
+    finally:
+        _last_words.remove(text)
 
 
 class StopSignalHandler:
@@ -78,8 +89,9 @@ class StopSignalHandler:
             if number not in URGENT_SIGNALS:
                 return
             # Files and folders being written have temporary names, which are never read.
-            with suppress(OSError):  # show the cursor, which the live display has hidden
-                os.write(2, b"\n\x1b[?25h" * os.isatty(2))
+            with suppress(OSError):
+                os.write(2, b"\n\x1b[?25h" * os.isatty(2))  # show the cursor, which is hidden
+                os.write(2, "".join(f"{text}\n" for text in _last_words).encode())
             end_process(128 + number)
         self.received = number
         text = "stopping after this step"

@@ -138,11 +138,14 @@ def _labeled(records: Sequence[Record]) -> tuple[list[int], list[str], list[str]
         prompts.setdefault(label, set()).add(key)
     usual = {label for label, keys in prompts.items() if len(keys) >= FOLDS}
     kept = [(row, label, text) for _, label, row, text in keyed if label in usual]
-    too_few = len(kept) < max(MIN_ROWS, len(keyed) / 2) or len(usual) < 2
-    if too_few or len(kept) * len(usual) > MAX_PROBABILITIES:
+    if len(kept) < max(MIN_ROWS, len(keyed) / 2) or len(usual) < 2:
         hint = "look for label errors only in rows whose answers are class labels"
         what = f"the answers are not labels: only {len(usual):,} of {len(prompts):,} occur with "
         raise DataError("label errors", f"{what}{FOLDS} or more prompts", hint=hint)
+    if len(kept) * len(usual) > MAX_PROBABILITIES:
+        most = MAX_PROBABILITIES // len(kept)
+        what = f"{len(usual):,} labels are too many: for {len(kept):,} rows, {most:,} fit in memory"
+        raise DataError("label errors", what, hint="examine the rows of some of the labels")
     rows, names, texts = map(list, zip(*kept, strict=True))
     return rows, names, texts
 

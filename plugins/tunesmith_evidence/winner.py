@@ -101,10 +101,8 @@ def open_winner(run: RunFolder, plan: Plan) -> tuple[str, TextModel]:
     folder = run.path / WINNER_FOLDER
     if not (folder / "winner.json").is_file():
         raise UsageError(
-            (
-                f"{run.path}: the run has no winner, because no prompt or small classifier was "
-                "good enough"
-            ),
+            f"{run.path}: the run has no winner, because its verdict does not recommend a prompt "
+            "or a small classifier",
             hint=f"`tunesmith report {run.path}` shows the verdict",
         )
     problems = verify_folder(folder)

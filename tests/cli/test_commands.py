@@ -325,6 +325,28 @@ def test_a_signal_reaches_a_run_in_another_process(here: Path, number: signal.Si
     assert "Traceback" not in stderr
 
 
+@pytest.mark.processes
+def test_a_second_ctrl_c_prints_how_to_continue(here: Path) -> None:
+    """The first one is still waiting for the end of the step, which takes a minute."""
+    command = [sys.executable, "-c", "from tunesmith_cli import main; main()", "run", "run.toml"]
+    sets = ["--set", "technique.pause=60.0", "--out", "long run"]
+    process = subprocess.Popen(
+        [*command, *sets, "--plugin", str(FAKE)], stderr=subprocess.PIPE, text=True, cwd=here
+    )
+    events = here / "long run" / "events.jsonl"
+    while not (events.exists() and "training-started" in events.read_text()):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    while "stopping after this step" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert stderr.rstrip().endswith("continue with: tunesmith resume 'long run'")
+
+
 def test_a_closed_pipe_is_no_error(here: Path) -> None:
     command = (
         f"{sys.executable} -c 'from tunesmith_cli import main; main()' explain --schema | head -c 1"

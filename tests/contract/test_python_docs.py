@@ -33,8 +33,9 @@ def workplace(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     monkeypatch.setenv("TUNESMITH__MODEL__BASE", str(tiny))
     monkeypatch.setenv("TUNESMITH__TECHNIQUE__MAX_STEPS", "1")
     monkeypatch.setenv("TUNESMITH__BASELINES__USE", '["zero-shot"]')
-    # Runs of earlier tests must not correct the predicted memory, which decides if a run fits.
+    # Neither runs of earlier tests nor other programs of the machine decide if a run fits.
     monkeypatch.setenv("TUNESMITH_CALIBRATION", "0")
+    monkeypatch.setattr("tunesmith_torch.runtime.machine.available_memory", lambda: None)
     return tmp_path
 
 

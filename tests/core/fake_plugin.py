@@ -278,7 +278,7 @@ def tunesmith_find_model(reference: str, revision: str | None) -> FoundModel | N
     return FoundModel(
         reference=reference,
         description=f"fake model {reference}",
-        fetch=lambda: Path(__file__),
+        fetch=lambda: Path(__file__).parent,
         find_obstacle=lambda: "no answer from the server" if reference == "fake:far" else "",
     )
 

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tunesmith import signals
 from tunesmith.errors import RunStopped
-from tunesmith.signals import STOP_SIGNALS, StopSignalHandler
+from tunesmith.signals import STOP_SIGNALS, StopSignalHandler, print_if_killed
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
@@ -43,6 +44,22 @@ def test_a_closed_terminal_may_send_its_signal_twice() -> None:
         for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGUSR1):
             os.kill(os.getpid(), number)
         assert handler.received == signal.SIGHUP
+
+
+def test_a_second_signal_ends_the_process_and_prints_how_to_continue(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    codes: list[int] = []
+    monkeypatch.setattr(signals, "end_process", codes.append)
+    with print_if_killed("continue: é"), StopSignalHandler():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert "continue" not in capfd.readouterr().err
+        os.kill(os.getpid(), signal.SIGINT)
+        assert capfd.readouterr().err.startswith("continue: é\n") and codes == [130]
+    with StopSignalHandler():
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert codes == [130, 143] and "continue" not in capfd.readouterr().err
 
 
 def test_handlers_are_restored() -> None:

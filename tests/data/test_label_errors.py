@@ -13,6 +13,7 @@ from clean_rows import clean_rows, item_rows, plant_wrong_labels
 
 from tunesmith.errors import DataError
 from tunesmith.records import Completion
+from tunesmith_data import label_errors
 from tunesmith_data.label_errors import find_label_errors
 from tunesmith_plugins.commands.data.label_errors import to_finding
 
@@ -72,6 +73,12 @@ def test_rare_labels_are_skipped() -> None:
     rare = [replace(row, completion="rare") for row in rows[:4]]
     found = find_label_errors([*rows, *rare])
     assert (found.rows, found.labels) == (320, 4)
+
+
+def test_too_many_labels_for_the_memory_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(label_errors, "MAX_PROBABILITIES", 1_000)
+    with pytest.raises(DataError, match="4 labels are too many: for 320 rows, 3 fit"):
+        find_label_errors(item_rows())
 
 
 @pytest.mark.parametrize("rows", [clean_rows(), item_rows()[:10], item_rows()[:1]])

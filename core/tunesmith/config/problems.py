@@ -35,7 +35,9 @@ def convert_problems(
         else:
             message = item["msg"].removeprefix("Value error, ")
             message = (message[:1].lower() + message[1:]).removeprefix("input ")
-            problem = Problem(where, f"{message}, got {item['input']!r}"[:300])
+            whole = item["type"] == "value_error" and isinstance(item["input"], dict)
+            got = "" if whole else f", got {item['input']!r}"  # not a table with all its keys
+            problem = Problem(where, f"{message}{got}"[:300])
         if problem.where not in seen or unknown:
             seen.add(problem.where)
             yield problem

@@ -50,7 +50,7 @@ def check_gate(
         failures.append(f"gate.strict: the verdict does not recommend the tuned model: {word}")
     failures += _missed_bounds(gate, [event for event in measured if event.model == TUNED])
     refused = (event for event in inner if not event.passed and not event.accepted)
-    failures += [f"{event.stage}: {event.message}" for event in refused]
+    failures += [f"{event.stage or event.gate}: {event.message}" for event in refused]
     if failures:
         hint = "the trained model is kept; `tunesmith report RUN` shows all scores"
         raise GateError("\n".join(failures), hint=hint)

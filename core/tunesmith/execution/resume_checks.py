@@ -22,8 +22,9 @@ from tunesmith.execution.emitter import Emitter
 from tunesmith.execution.report import Report
 from tunesmith.storage import MANIFEST, RunFolder
 
-RESULT_TABLES = ("model", "data", "technique", "evaluators", "baselines", "gate")
-"""Tables of a plan whose options determine the result; in ``[run]``, only seed and device do."""
+RESULT_TABLES = ("model", "data", "technique", "evaluators", "baselines", "encoder", "gate")
+"""Tables of a plan whose options determine the result, besides tables that add to the training; in
+``[run]``, only seed and device do."""
 TRAINING_FILE_SUFFIXES = frozenset({".json", ".safetensors", ".jinja", ".model", ".txt"})
 _HEAD_BYTES, _SAMPLE_BYTES, _SAMPLE_COUNT = 1 << 20, 1 << 14, 64
 
@@ -97,7 +98,9 @@ def check_plugins(then: Sequence[JSON], now: Sequence[JSON]) -> list[str]:
 
 def check_options(then: RunStarted, now: RunStarted) -> list[str]:
     """Return a line for each changed key of the run file that determines the result."""
-    return list(_differences(dict(_result_options(then.plan)), dict(_result_options(now.plan))))
+    tables = [*RESULT_TABLES, *then.additions, *now.additions]
+    options = (dict(_result_options(started.plan, tables)) for started in (then, now))
+    return list(_differences(*options))
 
 
 def check_libraries(then: RunStarted, now: RunStarted) -> list[str]:
@@ -166,8 +169,8 @@ def _shorten_digests(files: Mapping[str, str]) -> dict[str, str]:
     return {name: digest[:12] for name, digest in files.items()}
 
 
-def _result_options(plan: JSON) -> Iterator[tuple[str, Any]]:
-    for table in RESULT_TABLES:
+def _result_options(plan: JSON, tables: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    for table in tables:
         yield from _leaves(table, plan.get(table))
     for key in ("seed", "device"):
         yield f"run.{key}", plan.get("run", {}).get(key)

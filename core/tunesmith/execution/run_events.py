@@ -50,16 +50,15 @@ def build_run_started(plan: Plan, folder: RunFolder, *, resumed: bool) -> RunSta
         plugins=list_used_plugins(plan),
         resumed=resumed,
         trains=plan.trains,
+        additions=[addition.table for addition in plan.additions],
     )
 
 
 def list_used_plugins(plan: Plan) -> list[JSON]:
-    """List the plugins of a plan's loader, splitter, technique, evaluators, reporters, and tables.
-
-    Only tables that request an addition are included.
-    """
+    """List the plugins of all components of a plan; of its tables, only those with an addition."""
     components: list[Component[Any]] = [plan.data, plan.split, plan.technique]
-    components += [*plan.evaluators, *plan.reporters]
+    components += [*plan.evaluators, *plan.reporters, *plan.baselines]
+    components += [plan.encoder] if plan.encoder else []
     added = {addition.table for addition in plan.additions}
     components += [table for table in plan.tables if table.use in added]
     plugins = {c.offered.plugin.full_name: c.offered.plugin for c in components}

@@ -85,8 +85,8 @@ def check_found_model(found: FoundModel) -> None:
 
 
 def check_fetched_folder(path: object) -> Path:
-    """Return the folder that a plugin fetched; raise ValueError if the path does not exist."""
-    if not isinstance(path, Path) or not path.exists():
+    """Return the folder that a plugin fetched; raise ValueError if it is not a folder."""
+    if not isinstance(path, Path) or not path.is_dir():
         raise ValueError(f"{path!r:.200}, which is not a folder,")
     return path
 

@@ -295,7 +295,7 @@ def commit_with_manifest(
     """
     # Encode now: errors come before gigabytes are written, and meta is what a reader will get.
     manifest = replace(manifest, meta=atomic.decode_json(atomic.encode_json(manifest.meta)))
-    _require_replaceable(target)
+    require_replaceable(target)
     staging = target.with_name(atomic.temporary_name(STAGING))
     try:
         atomic.make_folder(target.parent, disk)
@@ -346,7 +346,8 @@ def _explain_failure(
     return None
 
 
-def _require_replaceable(target: Path) -> None:
+def require_replaceable(target: Path) -> None:
+    """Raise a :class:`UsageError` if a file or folder exists that tunesmith did not commit."""
     if not target.exists() or (target / MANIFEST).is_file():
         return
     if not target.is_dir() or any(target.iterdir()):

@@ -132,8 +132,7 @@ def _render_findings(view: ReportView) -> Iterator[str]:
     if view.report.gates:
         yield "## Gates"
         yield "\n".join(
-            f"- {describe_gate(gate)[0]}: {escape_markdown(gate.stage)} "
-            f"{escape_markdown(gate.gate)}: "
+            f"- {describe_gate(gate)[0]}: {escape_markdown(f'{gate.stage} {gate.gate}'.strip())}: "
             f"{escape_markdown(gate.message, 300)}"
             for gate in view.report.gates.values()
         )

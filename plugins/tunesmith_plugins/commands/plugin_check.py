@@ -14,6 +14,7 @@ from tunesmith.catalog import Catalog
 from tunesmith.config.run_file import parse_value, set_value
 from tunesmith.errors import PluginError, UsageError
 from tunesmith.offers import Plugin, TechniqueOffer
+from tunesmith.options import fields_by_key
 from tunesmith.plugins import Plugins
 from tunesmith.text import one_line
 from tunesmith_cli import render
@@ -91,7 +92,7 @@ def quick_options(catalog: Catalog, plugin: Plugin) -> dict[str, dict[str, Any]]
     found = [
         o.offer for o in catalog.offers(TechniqueOffer) if o.plugin.full_name == plugin.full_name
     ]
-    return {o.name: {k: v for k, v in QUICK.items() if k in o.config.model_fields} for o in found}
+    return {o.name: {k: v for k, v in QUICK.items() if k in fields_by_key(o.config)} for o in found}
 
 
 def find_tiny_model() -> Callable[[], Path] | None:

@@ -11,7 +11,7 @@ from tunesmith.estimates import Estimate, PhaseMemory
 from tunesmith.terminal import supports_unicode
 from tunesmith.text import format_bytes, format_count, one_line
 from tunesmith_cli.render import TableCell
-from tunesmith_evidence.number_text import format_duration_range, format_share
+from tunesmith_evidence.number_text import format_duration_range, format_rate, format_share
 from tunesmith_plugins.estimate.blocks import Block, TableBlock, TextLine
 from tunesmith_plugins.estimate.compare_techniques import (
     THIS_MACHINE,
@@ -251,10 +251,8 @@ def _calibration_notes(comparison: TechniqueComparison, estimate: Estimate | Non
         )
     throughput = comparison.calibration.throughput(name, raw)
     if throughput is not None:
-        yield (
-            f"time on {THIS_MACHINE} is estimated from earlier runs: "
-            f"{throughput[0] / 1e9:,.0f} to {throughput[1] / 1e9:,.0f} GFLOP/s"
-        )
+        low, high = (format_rate(end / 1e9) for end in throughput)
+        yield f"time on {THIS_MACHINE} is estimated from earlier runs: {low} to {high} GFLOP/s"
 
 
 def _name_cell(row: TechniqueRow) -> TableCell:

@@ -12,6 +12,7 @@ from tunesmith.errors import DataError
 from tunesmith.install import install_extra
 from tunesmith.plan import Plan
 from tunesmith.records import Chat, Completion, Record, last_exchange
+from tunesmith.statistics import mean_interval
 from tunesmith_evidence.number_text import format_share
 from tunesmith_plugins.verdict.offer import VerdictOptions
 
@@ -37,9 +38,10 @@ def review_labels(plan: Plan, train: Sequence[Record]) -> list[Finding]:
 
 
 def estimate_label_noise(train: Sequence[Record], limit: float, seed: int) -> list[Finding]:
-    """Return a finding if the estimated share of wrong labels is above ``limit``.
+    """Return a finding if the 95 % interval of the share of wrong labels is above ``limit``.
 
-    The count of the finding is the estimated number of wrong labels in all training rows. If
+    The interval is that of the sampled rows; it does not cover a bias of the estimate. The count of
+    the finding is the estimated number of wrong labels in all training rows. If
     cleanlab is not installed, the finding is a note without a count.
     """
     if limit >= 1 or len(train) < MIN_ROWS:
@@ -69,12 +71,15 @@ def estimate_label_noise(train: Sequence[Record], limit: float, seed: int) -> li
     except DataError:  # the answers are not labels
         return []
     most_frequent = max(answers.values()) / len(sample)
-    if found.share <= limit or found.agreement < most_frequent + MIN_AGREEMENT_GAIN:
+    wrong = [float(row < found.count) for row in range(found.rows)]
+    lowest = mean_interval(wrong).low
+    if lowest <= limit or found.agreement < most_frequent + MIN_AGREEMENT_GAIN:
         return []
     finding = Finding(
         level="warning",
         where=WHERE,
-        message=f"about {format_share(found.share)} of the training labels are wrong",
+        message=f"about {format_share(found.share)} of the training labels are wrong, and at least "
+        f"{format_share(lowest)} (95 % interval)",
         hint="`tunesmith data check FILE --label-errors` lists the most suspicious rows; correct "
         "them in the training and test data before you train",
         count=round(found.share * len(train)),

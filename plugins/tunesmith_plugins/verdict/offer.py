@@ -28,8 +28,9 @@ class VerdictOptions(Options):
         ge=0,
         le=1,
         description=(
-            "Maximum acceptable share of wrong labels; above it, the verdict is FIX DATA FIRST. "
-            '1 turns the estimate off. The estimate needs `pip install "tunesmith[data]"`.'
+            "Maximum acceptable share of wrong labels. If the 95 % interval of the estimate is "
+            "above it, the verdict is FIX DATA FIRST. 1 turns the estimate off. The estimate needs "
+            '`pip install "tunesmith[data]"`.'
         ),
     )
 

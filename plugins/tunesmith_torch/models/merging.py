@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tunesmith.errors import UsageError
 from tunesmith.storage import read_manifest
-from tunesmith.storage.manifest import MANIFEST
+from tunesmith.storage.manifest import MANIFEST, require_replaceable
 from tunesmith_torch.models.artifacts import attach_adapter
 from tunesmith_torch.models.legacy_config_keys import write_legacy_config_keys
 from tunesmith_torch.models.loading import (
@@ -54,9 +54,9 @@ class MergeOptions:
 
 
 def refuse_other_folder(out: Path, kind: str, artifact: Path) -> None:
-    """Raise an error if ``out`` has a manifest of another ``kind``, or is inside the artifact.
+    """Raise an error unless ``out`` is new, empty, or has a manifest of this ``kind``.
 
-    A folder with a manifest may be an adapter or a checkpoint, which cannot be recreated.
+    A folder with another manifest may be an adapter or a checkpoint, which cannot be recreated.
     ``artifact`` is the trained model, whose folder must not change.
 
     Raises:
@@ -69,6 +69,7 @@ def refuse_other_folder(out: Path, kind: str, artifact: Path) -> None:
             f"{out}: this path is inside the trained model's folder, where nothing may be written",
             hint=f"choose a folder outside {artifact} with --out",
         )
+    require_replaceable(out)  # now, not when the export is committed, after minutes of work
     if not (out / MANIFEST).is_file():
         return
     found = read_manifest(out).meta.get("format")

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from bench import RECORDER, RIGHT, ROWS, Bench, catalog_of, offering, plugin
+from bench import RECORDER, RIGHT, ROWS, ZERO_SHOT, Bench, catalog_of, offering, plugin
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
+from word_encoder import WORDS
 
 from tunesmith.additions import Addition
 from tunesmith.catalog import Catalog
@@ -629,6 +630,18 @@ def test_a_table_adds_to_the_training_of_a_technique_that_accepts_it(bench: Benc
     without = bench.plan(technique=other)
     assert without.additions == () == bench.plan().additions
     assert "house" not in {used["name"] for used in list_used_plugins(without)}
+
+
+def test_plugins_of_baselines_and_of_the_encoder_are_used(bench: Bench) -> None:
+    """Their versions are recorded, and compared when the run is resumed."""
+    bench.catalog = catalog_of(
+        cheap=offering("baselines", replace(ZERO_SHOT, name="cheap")),
+        words=offering("encoders", WORDS),
+    )
+    for baseline in ("cheap", "zero-shot"):
+        plan = bench.plan(baselines={"use": [baseline]})
+        used = {used["name"].rpartition(":")[2] for used in list_used_plugins(plan)}
+        assert "words" in used and ("cheap" in used) == (baseline == "cheap")
 
 
 def test_with_another_technique_the_run_file_is_refused(bench: Bench) -> None:

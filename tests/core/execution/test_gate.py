@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tunesmith.errors import GateError
-from tunesmith.events import TUNED, FindingReported, Measured
+from tunesmith.events import TUNED, FindingReported, GateChecked, Measured
 from tunesmith.execution.gate import check_gate, check_warnings
 from tunesmith.options import GateOptions
 
@@ -131,3 +131,13 @@ def test_strict_allows_no_warning_before_training() -> None:
     with pytest.raises(GateError) as caught:
         check_warnings(GateOptions(strict=True), [info, warning])
     assert caught.value.message == "gate.strict: data: some warning" and caught.value.exit_code == 6
+
+
+@pytest.mark.parametrize(("stage", "name"), [("policy", "policy"), ("", "min_reward")])
+def test_a_criterion_of_the_technique_is_named_by_its_stage_or_itself(
+    stage: str, name: str
+) -> None:
+    missed = GateChecked(stage=stage, gate="min_reward", passed=False, message="0.2 is too low")
+    with pytest.raises(GateError) as caught:
+        check_gate(GateOptions(), [], {}, [missed])
+    assert caught.value.message == f"{name}: 0.2 is too low"

@@ -54,6 +54,18 @@ def test_an_option_that_decides_the_result_is_named(tables: dict[str, object], k
     assert key in difference and " was " in difference and " is now " in difference
 
 
+@pytest.mark.parametrize(("weight", "then", "now"), [(0.5, 1, 1), (0.0, 1, 0), (0.5, 0, 1)])
+def test_a_table_that_adds_to_the_training_decides_the_result(
+    weight: float, then: int, now: int
+) -> None:
+    """Also one whose new options no longer add anything; other tables of plugins may change."""
+    before = replace(changed(retention={"weight": 1.0}), additions=["retention"] * then)
+    after = replace(changed(retention={"weight": weight}), additions=["retention"] * now)
+    (difference,) = check_options(before, after)
+    assert difference == f"retention.weight was 1.0, is now {weight}"
+    assert not check_options(replace(before, additions=[]), replace(after, additions=[]))
+
+
 def test_options_that_do_not_decide_the_result_may_change() -> None:
     run = {"seed": 1, "device": "cpu", "folder": "elsewhere", "max_minutes": 5.0}
     assert not check_options(STARTED, changed(run=run, reporters=[]))

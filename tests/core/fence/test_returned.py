@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,3 +85,11 @@ def test_the_blame_names_plugin_and_function() -> None:
     message = 'plugin "tunesmith-odd:odd" returned a fish from load'
     with pytest.raises(PluginError, match=message), returned.blame_plugin(odd, "load"):
         raise ValueError("a fish")
+
+
+def test_a_fetched_model_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert returned.check_fetched_folder(tmp_path) == tmp_path
+    for other in (tmp_path / "file", tmp_path / "absent", str(tmp_path)):
+        with pytest.raises(ValueError, match="which is not a folder,"):
+            returned.check_fetched_folder(other)

@@ -11,6 +11,7 @@ import pytest
 from tests.plugins.commands.conftest import FAKE, RUN_FILE, Tunesmith
 
 from tunesmith import api
+from tunesmith_cli import render
 from tunesmith_plugins.commands.runs.check_data import check_data
 
 
@@ -24,6 +25,24 @@ def test_check_shows_the_data_and_an_example_row(tunesmith: Tunesmith, tmp_path:
     learned = [line for line in done.stdout.splitlines() if "▌ " in line]
     assert learned[-1].split()[1:3] == ["assistant", "SAY"]
     assert not (tmp_path / "runs").exists()
+
+
+def test_notes_are_wrapped_at_the_width_of_the_terminal(
+    tunesmith: Tunesmith, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "talks.py").write_text(
+        "from tunesmith.contracts import Finding\n"
+        "from tunesmith.hookspecs import hookimpl\n\n\n"
+        "@hookimpl\ndef tunesmith_review_plan(plan):\n"
+        '    return [Finding(level="info", where="talk", message="many words " * 9)]\n'
+    )
+    monkeypatch.setenv("TUNESMITH_PLUGINS", "fake_plugin,talks")
+    monkeypatch.setattr(render, "PIPE_WIDTH", 60)
+    done = tunesmith("--plugin", "talks.py", "check", "run.toml")
+    assert done.exit_code == 0, done.output
+    notes = done.stdout.partition("\n\n")[0].splitlines()
+    assert any(note.startswith("info: talk: many words") for note in notes)
+    assert max(map(len, notes)) <= 60
 
 
 def test_check_names_all_problems_at_once(tunesmith: Tunesmith, tmp_path: Path) -> None:
@@ -54,6 +73,7 @@ def test_reviewers_warn_and_refuse(tunesmith: Tunesmith, tmp_path: Path) -> None
         refused = tunesmith(command, "run.toml", "--set", "run.seed=666")
         assert refused.exit_code == 2
         assert "error: run.seed: is the number of the beast" in refused.stderr
+        assert refused.output.count("is the number of the beast") == 1, command
     events = (next((tmp_path / "runs").iterdir()) / "events.jsonl").read_text()
     assert "training-started" not in events
 

@@ -292,6 +292,7 @@ def test_fix_repairs_what_keeps_its_meaning(tunesmith: Tunesmith, tmp_path: Path
     assert "fixed: removed the byte-order mark" in done.stdout
     assert "fixed: converted from Python's repr to JSON, line 4" in done.stdout
     assert "line 6: not JSON (cut off" in done.stdout
+    assert "correct or delete these lines yourself; new.jsonl contains them" in done.stderr
     report = json.loads(tunesmith("data", "fix", "rows.jsonl", "--json").stdout)
     assert [item["line"] for item in report["unusable"]] == [5, 6]
     assert tunesmith("data", "fix", "rows.jsonl", "--out", "new.jsonl").exit_code == 2

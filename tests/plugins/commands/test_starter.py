@@ -183,6 +183,31 @@ def test_example_lists_and_copies(tunesmith: Tunesmith, tmp_path: Path) -> None:
     assert unknown.exit_code == 2 and 'did you mean "helpdesk"?' in unknown.stderr
 
 
+def test_init_takes_a_pattern_as_a_run_file_does(tunesmith: Tunesmith, tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    for name in ("a", "b"):
+        write_data(tmp_path / "parts" / f"{name}.jsonl", {"prompt": "p {n}", "completion": "c {n}"})
+    assert tunesmith("init", "new", "--data", "parts/*.jsonl").exit_code == 0
+    written = tomllib.loads((tmp_path / "new" / "run.toml").read_text(encoding="utf-8"))
+    assert written["data"] == {"use": "jsonl", "train": "../parts/*.jsonl"}
+    folder = tunesmith("init", "b", "--data", "parts")
+    assert folder.exit_code == 3 and "a pattern, such as parts/*.jsonl" in folder.stderr
+    assert "matches no files" in tunesmith("init", "b", "--data", "absent/*.jsonl").stderr
+
+
+@pytest.mark.parametrize("option", ["--data", "--model", "--encoding", "--from"])
+def test_init_refuses_options_that_an_example_ignores(
+    tunesmith: Tunesmith, tmp_path: Path, option: str
+) -> None:
+    refused = tunesmith("init", "new", "--recipe", "helpdesk", option, "x")
+    assert refused.exit_code == 2
+    assert f"{option}: has no effect with --recipe" in refused.stderr
+    if option != "--from":
+        refused = tunesmith("init", "new", "--from", "peer.yaml", option, "x")
+        assert f"{option}: has no effect with --from" in refused.stderr
+    assert not (tmp_path / "new").exists()
+
+
 def test_init_takes_columns_and_encoding(tunesmith: Tunesmith, tmp_path: Path) -> None:
     text = "Nr;Anfrage;Lösung\n" + "".join(f"{n};frage {n};wärme\n" for n in range(12))
     (tmp_path / "de.csv").write_text(text, encoding="cp1252")

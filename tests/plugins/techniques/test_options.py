@@ -14,11 +14,13 @@ from pydantic import BaseModel, Field, ValidationError
 
 from tunesmith.catalog import Catalog
 from tunesmith.config import run_file
+from tunesmith.config.problems import convert_problems
 from tunesmith.config.read_plan import make_plan
 from tunesmith.errors import ConfigError
 from tunesmith.offers import TechniqueOffer
-from tunesmith.options import from_table
+from tunesmith.options import fields_by_key, from_table
 from tunesmith.plugins import Selection, find_plugins
+from tunesmith_plugins.techniques.existing.options import ExistingOptions
 from tunesmith_plugins.techniques.full.options import FullOptions
 from tunesmith_plugins.techniques.lora.options import LoraOptions
 from tunesmith_plugins.techniques.preference.options import PreferenceOptions
@@ -190,6 +192,20 @@ def test_the_weights_that_are_trained_follow_from_the_options(
     options: type[TrainingOptions], table: dict[str, Any], expected: Adaptation
 ) -> None:
     assert from_table(options, table).adaptation == expected
+
+
+def test_training_options_without_an_effect_are_refused() -> None:
+    """`existing` does not train; its defaults may be written, as in the run file of a run."""
+    read = {"tuned": "x", "precision": "fp32", "chat_template": {"source": "chatml"}}
+    stored = from_table(ExistingOptions, read).model_dump(mode="json", by_alias=True)
+    assert from_table(ExistingOptions, stored).precision == "fp32"
+    for key, value in (("epochs", 3.0), ("from", "a"), ("optimizer", {"weight_decay": 0.5})):
+        with pytest.raises(ValidationError) as caught:
+            from_table(ExistingOptions, {**read, key: value})
+        (problem,) = convert_problems(caught.value, "technique", ExistingOptions)
+        assert str(problem) == f"technique: remove keys that have no effect here: `{key}`"
+    assert {"tuned", "chat_template"} <= {*fields_by_key(ExistingOptions)}
+    assert not {"epochs", "from"} & {*fields_by_key(ExistingOptions)}
 
 
 @pytest.mark.parametrize("options", [PreferenceOptions, SupervisedStage, RewardStage, PolicyStage])

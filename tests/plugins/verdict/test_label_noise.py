@@ -9,6 +9,7 @@ import pytest
 
 from tunesmith.install import install_extra
 from tunesmith.records import Completion, Preference, Record, Text
+from tunesmith_data.label_errors import LabelErrors
 from tunesmith_plugins.verdict import label_noise
 from tunesmith_plugins.verdict.label_noise import WHERE, estimate_label_noise
 
@@ -37,6 +38,18 @@ def test_a_fifth_of_wrong_labels_is_a_finding(seed: int) -> None:
     assert finding.where == WHERE and finding.level == "warning"
     assert 24 < finding.count < 72
     assert "% of the training labels are wrong" in finding.message
+
+
+@pytest.mark.parametrize(("count", "is_found"), [(120, False), (1_200, True)])
+def test_the_interval_decides_and_not_the_estimate(
+    count: int, is_found: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """15 % of 120 labels may be 10 % of all; of 1,200 labels, it is at least 13 %."""
+    found = LabelErrors(count, 3, 0.85, 0.15, 0.2, ())
+    monkeypatch.setattr("tunesmith_data.label_errors.find_label_errors", lambda rows: found)
+    findings = estimate_label_noise(rows(count, 0.0), 0.1, 42)
+    assert len(findings) == is_found
+    assert not findings or "at least 13 %" in findings[0].message
 
 
 @pytest.mark.parametrize("seed", range(3))

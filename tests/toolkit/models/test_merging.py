@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from tunesmith.contracts import Artifact, Job
+from tunesmith.errors import UsageError
 from tunesmith.records import Completion
 from tunesmith.storage import Checkpoints
 from tunesmith_plugins.techniques.lora.options import LoraOptions
@@ -182,3 +183,14 @@ def test_the_config_is_untied_if_the_head_differs_from_the_embeddings(folder: Pa
     merging._untie_changed_head(model)
     assert not model.config.tie_word_embeddings
     assert not torch.equal(head.weight, model.get_input_embeddings().weight)
+
+
+def test_files_of_another_program_are_refused_before_the_merge(tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("mine")
+    for name in ("new", "empty"):
+        merging.refuse_other_folder(tmp_path / name, "export", tmp_path / "adapter")
+    for name in ("thesis", "thesis/chapter.txt"):
+        with pytest.raises(UsageError, match="was not written by tunesmith"):
+            merging.refuse_other_folder(tmp_path / name, "export", tmp_path / "adapter")

@@ -72,7 +72,7 @@ class TrlCallback(TrainerCallback):  # type: ignore[misc]
             raise TrainingError(
                 f"step {self._step(state.global_step) + 1}: the gradient is not finite, first in "
                 f"{worst}; nothing was updated",
-                hint="try a lower learning rate or precision = 'fp32'",
+                hint='try a lower learning rate, or set technique.precision = "fp32"',
             )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:

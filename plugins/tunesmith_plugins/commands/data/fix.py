@@ -147,6 +147,9 @@ def _print(fixer: Fixer, masked: Counter[str] | None, out: Path | None) -> None:
     if len(fixer.unusable) > SHOWN:
         more = format_count(len(fixer.unusable) - SHOWN, "more line")
         render.print_text(f"and {more}", style="bad")
+    if fixer.unusable:
+        copied = f"; {out} contains them unchanged" if out is not None else ""
+        render.print_note(f"correct or delete these lines yourself{copied}")
     if any(error.cause == NOT_UTF8 for _, error in fixer.unusable):
         render.print_note("add --encoding cp1252 if the file was written on Windows")
     for placeholder, count in (masked or {}).items():

@@ -62,7 +62,7 @@ def command(
     errors = [
         Problem(finding.source, finding.text) for finding in found if finding.level == "error"
     ]
-    if errors:
+    if errors:  # printed on stderr
         raise ConfigError(errors)
     next_line = f"tunesmith run {render.shell_path(run_file.resolve())}"
     needs = dict.fromkeys(chain(*list_requirements(plan, catalog).values()))
@@ -80,22 +80,24 @@ def show(
     dataset: Dataset,
     parts: DataParts,
 ) -> None:
-    """Print plan, data and findings as text, then a few sample rows."""
-    render.print_text(f"model: {one_line(plan.found_model.description, 200)}")
-    render.print_text(f"technique: {plan.technique.offer.name}, {plan.technique.offer.summary}")
+    """Print plan, data, notes and warnings as text, then a few sample rows."""
+    technique = plan.technique.offer
+    render.print_paragraph(f"model: {one_line(plan.found_model.description, 200)}")
+    render.print_paragraph(f"technique: {technique.name}, {technique.summary}")
     show_report.show_data(event)
     evaluators = ", ".join(
         component.id for component in choose_evaluators(plan, catalog, parts.measured)
     )
     by_data = "" if plan.evaluators or not evaluators else " (default for this data)"
-    render.print_text(f"evaluators: {evaluators or 'none'}{by_data}")
+    render.print_paragraph(f"evaluators: {evaluators or 'none'}{by_data}")
     for finding in found:
         if finding.level == "info":
-            render.print_text(f"info: {one_line(finding.source)}: {one_line(finding.text, 600)}")
-    show_report.show_findings(found)
-    trains_on = plan.technique.offer.trains_on
+            text = f"info: {one_line(finding.source)}: {one_line(finding.text, 600)}"
+            render.print_paragraph(text)
+    show_report.show_findings(finding for finding in found if finding.level != "error")
+    trains_on = technique.trains_on
     for line in summarize(parts.train, trains_on):
-        render.print_text(f"train: {line}")
+        render.print_paragraph(f"train: {line}")
     mark = "▌" if supports_unicode(sys.stdout) else "|"
     for reason, record in choose_rows(parts.train, plan.run.seed).items():
         render.print_text()

@@ -13,8 +13,9 @@ from tunesmith.errors import RunStopped, TunesmithError, UsageError
 from tunesmith.execution import execute
 from tunesmith.execution.report import Report
 from tunesmith.plan import Plan
+from tunesmith.signals import print_if_killed
 from tunesmith.storage import RunFolder
-from tunesmith.text import format_count
+from tunesmith.text import format_count, safe_text
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, start_options
 from tunesmith_evidence.report.model_card import write_model_card
@@ -63,14 +64,13 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 @contextmanager
 def show_failed_run(plan: Plan, folder: RunFolder, as_json: bool) -> Iterator[None]:
     """Print the results so far, and how to resume, if the run fails in the block."""
-    with ignore_stop_signals_after_error():
+    resume = f"continue with: tunesmith resume {render.shell_path(folder.path)}"
+    with ignore_stop_signals_after_error(), print_if_killed(safe_text(resume)):
         try:
             yield
         except TunesmithError as error:
             if isinstance(error, RunStopped):
-                saved = describe_saved(execute.load_report(folder))
-                path = render.shell_path(folder.path)
-                error.hint = f"{saved}; continue with: tunesmith resume {path}"
+                error.hint = f"{describe_saved(execute.load_report(folder))}; {resume}"
             if not isinstance(error, UsageError):
                 show(execute.load_report(folder), plan, folder, as_json)
             raise

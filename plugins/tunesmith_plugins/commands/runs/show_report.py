@@ -257,7 +257,8 @@ def show_gates(gates: Iterable[GateChecked]) -> None:
     for gate in gates:
         result, style = describe_gate(gate)
         render.print_text()
-        text = f"gate {one_line(gate.stage)}, {one_line(gate.gate)}: {result}; "
+        name = ", ".join(map(one_line, filter(None, (gate.stage, gate.gate))))
+        text = f"gate {name}: {result}; "
         render.print_paragraph(text + one_line(gate.message, 1000), style=style)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from glob import has_magic
 from itertools import islice
 from typing import Any
 
@@ -45,7 +46,7 @@ def choose(data: DataSource, catalog: Catalog) -> StarterChoice:
             have these options.
         DataError: the file cannot be read, or its rows are invalid.
     """
-    if not data.path.exists():
+    if not data.path.exists() and not has_magic(str(data.path)):
         raise UsageError(f"{data.path}: no such file", hint="check the path of your data file")
     loaded = load_file(read_keys(data), catalog)
     train, table = loaded.dataset.train, loaded.table

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from tunesmith import api
 from tunesmith.errors import UsageError
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
         FindLoader,
         Outcome,
     )
+
+OWN_FILE = ("data", "model", "loader", "encoding", "sheet", "completion", "prompt")
+"""Parameters that describe a run file for the user's own data file."""
 
 
 @click.command("init")
@@ -72,6 +76,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     only overwritten with --force.
     """
     if recipe is not None:
+        refuse_with("--recipe", "configuration", *OWN_FILE)
         copy_recipe(recipe, folder, state.catalog(), force=force)
         return
     target = folder / "run.toml"
@@ -81,6 +86,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
             hint="choose another folder, or overwrite the file with --force",
         )
     if configuration is not None:
+        refuse_with("--from", *OWN_FILE)
         write_translation(configuration, target, state.catalog().recognize)
         return
     choice = StarterChoice()
@@ -102,6 +108,18 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     )
     render.print_note(f"  tunesmith check {render.shell_path(target.absolute())}")
     render.print_note(f"  tunesmith run {render.shell_path(target.absolute())}")
+
+
+def refuse_with(option: str, *names: str) -> None:
+    """Raise an error if one of the parameters ``names``, which ``option`` ignores, is given too."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        source = context.get_parameter_source(str(parameter.name))
+        if parameter.name in names and source is ParameterSource.COMMANDLINE:
+            raise UsageError(
+                f"{parameter.opts[0]}: has no effect with {option}",
+                hint="leave one of them out; then edit model.base and [data] in the new run.toml",
+            )
 
 
 def choose_chat_template(
@@ -207,8 +225,6 @@ def _relative(data: Path | None, folder: Path) -> str:
     """Return the data file's path for the run file, relative if the two files are close."""
     if data is None:
         return "data.jsonl"
-    if not data.exists():
-        raise UsageError(f"{data}: no such file", hint="check the path of your data file")
     path, home = data.absolute(), folder.absolute()
     if path.is_relative_to(home) or path.is_relative_to(home.parent):
         return os.path.relpath(path, home)

@@ -111,8 +111,8 @@ class TextLoader:
                     str(folder), f"contains more than {MAX_FILES:,} files to read", hint=hint
                 )
         if not paths:
-            hint = "set another data loader in a run file; this one reads files with the suffixes "
-            hint += ", ".join(self.options.suffixes)
+            hint = f"rows need another data loader and a pattern, such as {folder}/*.jsonl; this "
+            hint += f"one reads the suffixes {', '.join(self.options.suffixes)}"
             raise DataError(str(folder), "contains no files to read", hint=hint)
         # These names are literal, so escape the characters that find_files would interpret as a
         # pattern.

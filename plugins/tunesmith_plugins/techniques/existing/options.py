@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -13,6 +13,10 @@ from tunesmith_torch.options.training import TrainingOptions
 
 class ExistingOptions(TrainingOptions):
     """Options of ``existing``: the fine-tuned model, and how to open it."""
+
+    UNUSED: ClassVar[frozenset[str]] = frozenset(TrainingOptions.model_fields) - {
+        *("precision", "fused_kernels", "chat_template")
+    }
 
     tuned: DataPath = Field(
         description=(
