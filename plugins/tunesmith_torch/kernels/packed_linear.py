@@ -88,7 +88,8 @@ def multiply(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
 @cache
 def can_pack(dtype: torch.dtype) -> bool:
     """Return True if oneDNN has these operators, and they give the plain product in this dtype."""
-    if dtype not in (torch.float32, torch.bfloat16) or not torch.backends.mkldnn.is_available():
+    has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not has_onednn or dtype not in (torch.float32, torch.bfloat16):
         return False
     # Sines, because random numbers would change the state of the generator.
     waves = torch.arange(80 * 48.0).sin().to(dtype)
