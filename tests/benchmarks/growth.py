@@ -118,6 +118,7 @@ def measure_rows(folder: Path, factor: int) -> None:
     build_model(SHAPES["toy"], folder / "toy")
     (folder / "first_step.py").write_text(REPORTER, encoding="utf-8")
     sizes = [100, 1_000 * factor, 10_000 * factor, 100_000 * factor]
+    fewer = [100, 1_000 * factor, 5_000 * factor, 20_000 * factor]
 
     def run(rows: int, baselines: str, evaluator: str) -> Cost:
         text = RUN.format(name=write_rows(folder, rows), baselines=baselines, evaluator=evaluator)
@@ -129,8 +130,8 @@ def measure_rows(folder: Path, factor: int) -> None:
         sizes,
         lambda n: measure(["tunesmith", "data", "check", write_rows(folder, n), "--json"], folder),
     )
-    show("a run with one step, rows", sizes, lambda n: run(n, "[]", "loss"))
-    show("with `nearest`, rows", sizes[:-1], lambda n: run(n, '["nearest"]', "exact-match"))
+    show("a run with one step, rows", fewer, lambda n: run(n, "[]", "loss"))
+    show("the same with `nearest`, rows", fewer, lambda n: run(n, '["nearest"]', "exact-match"))
 
 
 def measure_tokens(folder: Path, factor: int) -> None:
@@ -145,7 +146,7 @@ def measure_tokens(folder: Path, factor: int) -> None:
     )
     show(
         f"training steps of {STEP_TOKENS:,} tokens, tokens per row",
-        [128, 512, 1_024, 2_048, 4_096],
+        [128, 1_024, 2_048, 4_096],
         lambda n: measure(["tests.benchmarks.growth", "--step", n, folder / "s40"], folder),
     )
 

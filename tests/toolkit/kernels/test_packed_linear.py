@@ -127,9 +127,10 @@ def test_layers_under_an_adapter_are_packed_only_if_they_are_not_merged(dtype: t
     assert pack_linears(model) == (1 if dtype == torch.float32 else adapted + 1)
     found = logits(model)
     assert torch.allclose(found, plain, atol=1e-5 if dtype == torch.float32 else 0.05)
-    for layer in layers(model):
+    changed = [layer for layer in layers(model) if layer is not base.lm_head]
+    for layer in changed or layers(model):
         layer.packed_OI = packed_linear.pack_weight(torch.zeros_like(layer.weight))
-    assert not torch.allclose(logits(model), found, atol=1e-3), "the packed weights are used"
+    assert not torch.allclose(logits(model), found, atol=0.05), "the packed weights are used"
 
 
 def test_a_model_that_is_too_large_or_elsewhere_stays_plain() -> None:
