@@ -31,12 +31,16 @@ def measure(folder: str, rounds: int) -> dict[str, Any]:
     """Measure both in turn in one process, in wall-clock and CPU time."""
     import torch
 
+    from tunesmith_torch.kernels.packed_linear import pack_linears
     from tunesmith_torch.models.open_base import load_model
     from tunesmith_torch.runtime.device import pick_device, pick_precision
+    from tunesmith_torch.runtime.malloc import keep_freed_memory
 
+    keep_freed_memory()
     device = pick_device("cpu")
     precision = pick_precision(device)
     base = load_model(Path(folder), device, precision, packing=True)
+    pack_linears(base.model)
     padded = load_model(Path(folder), device, precision, packing=False)
     vocabulary = base.config.vocab_size
     ends = list(range(2, vocabulary, END_TOKEN_STRIDE))

@@ -5,7 +5,8 @@ Shapes: I inputs, O outputs of a layer, R rank.
 Decoding runs every layer once per token on few rows, where the two small products of an adapter
 take a third of the time. So on a CPU the sum ``W' = W + s B A`` is computed once, and the model
 generates with ``W'``. The frozen weights are kept and used again afterwards. This is done only in
-fp32, because the sum rounded to bf16 would be a different model.
+fp32, because the sum rounded to bf16 would be a different model. The sum is packed for products of
+few rows (:mod:`tunesmith_torch.kernels.packed_linear`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith_torch.kernels.fused_lora import FusedLoraLinear
+from tunesmith_torch.kernels.packed_linear import pack_weight
 from tunesmith_torch.options.generation_limits import MAX_MERGED_BYTES, MIN_TOKENS_TO_MERGE
 
 
@@ -54,4 +56,4 @@ def _merged_weight(layer: FusedLoraLinear) -> Tensor:
     for name in layer.fusable_adapters():
         a_RI, b_OR = layer.lora_A[name].weight, layer.lora_B[name].weight
         weight_OI.addmm_(b_OR.float(), a_RI.float(), alpha=float(layer.scaling[name]))
-    return weight_OI
+    return pack_weight(weight_OI)

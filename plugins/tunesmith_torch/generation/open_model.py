@@ -9,12 +9,14 @@ from torch import nn
 from tunesmith.contracts import TextModel
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.generation.text_model import TorchTextModel
+from tunesmith_torch.kernels.packed_linear import pack_linears
 from tunesmith_torch.models import artifacts
 from tunesmith_torch.models.initial_model import adapter_base_folder
 from tunesmith_torch.models.open_base import load_model
 from tunesmith_torch.models.quantization import Quantization
 from tunesmith_torch.options.training import TrainingOptions
 from tunesmith_torch.runtime.device import pick_device, pick_precision
+from tunesmith_torch.runtime.malloc import keep_freed_memory
 
 __all__ = ["open_text_model", "open_trained_model"]
 
@@ -38,6 +40,7 @@ def open_text_model(
     model: Path, artifact: Path | None, *, device: str, options: TrainingOptions
 ) -> TextModel:
     """Load the base model, or the model trained from it, from disk."""
+    keep_freed_memory()
     torch_device = pick_device(device)
     precision = pick_precision(torch_device, options.precision)
     adapter = artifact is not None and artifacts.detect_artifact_format(artifact) == "adapter"
@@ -53,6 +56,8 @@ def open_text_model(
     adapted: nn.Module = base.model
     if adapter and artifact is not None:
         adapted = artifacts.attach_adapter(base, artifact, fused_kernels=options.fused_kernels)
+    if options.fused_kernels:
+        pack_linears(adapted)
     template = Template.from_options(base.tokenizer, options)
     # An adapter is merged during generation only, so its prefix has other bits than in scoring.
     return TorchTextModel(adapted, template, torch_device, keeps_prefix=not adapter)

@@ -151,12 +151,12 @@ def _prefill(
     The prefix is copied for each row, but only for one layer at a time.
     """
     (B, H, T, _), K = query_BHTD.shape, key_BKTD.shape[1]
-    if mask is None and (prefix is not None or query_BHTD.is_cpu):
-        shared = 0 if prefix is None else prefix[0].shape[2]
+    if query_BHTD.is_cpu:
+        return _prefill_in_blocks(query_BHTD * scale, key_BKTD, value_BKTD, mask, prefix)
+    if mask is None and prefix is not None:
+        shared = prefix[0].shape[2]
         mask = torch.ones(T, shared + T, dtype=torch.bool, device=query_BHTD.device)
         mask = mask.tril_(shared)[None, None]
-    if mask is not None and query_BHTD.is_cpu:
-        return _prefill_in_blocks(query_BHTD * scale, key_BKTD, value_BKTD, mask, prefix)
     if prefix is not None:
         key_BKTD, value_BKTD = (
             torch.cat([shared.expand(B, -1, -1, -1), new], 2)
@@ -181,31 +181,33 @@ def _prefill_in_blocks(
     query_BHTD: Tensor,
     key_BKTD: Tensor,
     value_BKTD: Tensor,
-    mask: Tensor,
+    mask: Tensor | None,
     prefix: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
     """Compute :func:`_prefill` on a CPU, row by row, in blocks of queries that fit its cache.
 
-    This takes half the time of the fused kernel with a mask, because it skips keys after a block
-    and computes grouped queries in one product.
+    This takes half the time of the fused kernel with a mask, because it skips padding and the keys
+    after a block, and computes grouped queries in one product. The output of padding is zero.
     """
     (B, H, T, _), K = query_BHTD.shape, key_BKTD.shape[1]
-    hidden_BTS = ~mask[:, 0].expand(B, -1, -1)
     P = 0 if prefix is None else prefix[0].shape[2]
-    out_BTHD = query_BHTD.new_empty(B, T, H, value_BKTD.shape[-1])
-    for row, (key_KSD, value_KSD) in enumerate(zip(key_BKTD, value_BKTD, strict=True)):
+    # The last query sees all keys of its row, so the keys that it does not see are padding.
+    padding = [0] * B if mask is None else (~mask[:, 0, -1, P:]).sum(-1).tolist()
+    future = torch.ones(QUERY_BLOCK, QUERY_BLOCK, dtype=torch.bool).triu_(1)
+    out_BTHD = query_BHTD.new_zeros(B, T, H, value_BKTD.shape[-1])
+    for row, start in enumerate(padding):
+        key_KSD, value_KSD = key_BKTD[row, :, start:], value_BKTD[row, :, start:]
         if prefix is not None:
             key_KSD = torch.cat([prefix[0][0], key_KSD], 1)
             value_KSD = torch.cat([prefix[1][0], value_KSD], 1)
-        for first in range(0, T, QUERY_BLOCK):
-            n = min(QUERY_BLOCK, T - first)
-            num_visible, block = P + first + n, slice(first, first + n)
-            query_KRD = query_BHTD[row, :, block].reshape(K, H // K * n, -1)
+        for first in range(start, T, QUERY_BLOCK):
+            end = min(first + QUERY_BLOCK, T)
+            n, num_visible = end - first, P + end - start
+            query_KRD = query_BHTD[row, :, first:end].reshape(K, H // K * n, -1)
             score = query_KRD @ key_KSD[:, :num_visible].transpose(1, 2)
-            score.view(H, n, num_visible).masked_fill_(
-                hidden_BTS[row, block, :num_visible], float("-inf")
-            )
-            weight = score.softmax(-1, dtype=torch.float32).to(value_KSD.dtype)
-            out_KRD = weight @ value_KSD[:, :num_visible]
-            out_BTHD[row, block] = out_KRD.view(H, n, -1).transpose(0, 1)
+            # Only the last n keys can lie in a query's future.
+            diagonal = score.view(H, n, num_visible)[..., num_visible - n :]
+            diagonal.masked_fill_(future[:n, :n], float("-inf"))
+            out_KRD = score.softmax(-1) @ value_KSD[:, :num_visible]
+            out_BTHD[row, first:end] = out_KRD.view(H, n, -1).transpose(0, 1)
     return out_BTHD

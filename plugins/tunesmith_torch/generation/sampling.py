@@ -57,7 +57,10 @@ class Sampler:
         The log-probability is that after temperature and before ``top_p``. ``uniforms``: one number
         in [0, 1) per row.
         """
-        log_NV = (logits_NV.float() / self.temperature).log_softmax(-1)
+        logits_NV = logits_NV.float()
+        if self.temperature != 1:
+            logits_NV = logits_NV / self.temperature
+        log_NV = logits_NV.log_softmax(-1)
         uniform_N1 = torch.tensor(uniforms, dtype=torch.float64, device=log_NV.device)[:, None]
         chosen_N1 = _sample(log_NV.exp(), uniform_N1, self.top_p)
         return chosen_N1[:, 0], log_NV.gather(1, chosen_N1)[:, 0]
@@ -82,9 +85,9 @@ def _invert_cdf(probability_NV: Tensor, uniform_N1: Tensor) -> Tensor:
     vocabulary would take longer than the rest of sampling.
     """
     N, V = probability_NV.shape
-    blocks_NBC = functional.pad(probability_NV, (0, -V % VOCABULARY_BLOCK)).view(
-        N, -1, VOCABULARY_BLOCK
-    )
+    if V % VOCABULARY_BLOCK:  # padding by nothing would copy the table
+        probability_NV = functional.pad(probability_NV, (0, -V % VOCABULARY_BLOCK))
+    blocks_NBC = probability_NV.view(N, -1, VOCABULARY_BLOCK)
     sum_NB = blocks_NBC.sum(-1, dtype=torch.float64).cumsum(-1)
     target_N1 = uniform_N1 * sum_NB[:, -1:]
     block_N1 = _first_above(sum_NB, target_N1)

@@ -36,6 +36,7 @@ from tunesmith_torch.generation.cache_check import can_pad, can_use_cached_atten
 from tunesmith_torch.generation.constraints import TokenConstraint
 from tunesmith_torch.generation.continuous import ContinuousBatch, RunningSequence
 from tunesmith_torch.generation.generate import generate
+from tunesmith_torch.generation.known_answers import KnownAnswers
 from tunesmith_torch.generation.sampling import Sampler
 from tunesmith_torch.generation.scored_rows import ScoredRow, pad_rows
 from tunesmith_torch.generation.sequences import GeneratedSequence
@@ -67,8 +68,8 @@ class TorchTextModel:
     """A causal language model as a :class:`tunesmith.contracts.TextModel`.
 
     The model keeps its dtype. Calls switch it to eval mode and restore the mode afterwards.
-    ``keeps_prefix``: keep the common prefix of the last prompts for the next call; this requires
-    that the weights never change.
+    ``keeps_prefix``: keep the common prefix of the last prompts for the next call, and all greedy
+    answers for calls with a constraint; this requires that the weights never change.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class TorchTextModel:
         self.token_budget = token_budget or self._default_token_budget()
         self._constrain: Callable[[], TokenConstraint] | None = None
         self._kept_prefix = prefix_cache.LastPrefix() if keeps_prefix else None
+        self._known_answers = KnownAnswers() if keeps_prefix else None
 
     def constrained_to(
         self,
@@ -292,18 +294,25 @@ class TorchTextModel:
         prompts_ids = self.template.encode_prompts(prompts)
         lengths = [len(ids) + max_new_tokens for ids in prompts_ids]
         self._check_context(prompts, lengths, _describe_exchange(max_new_tokens))
+        known: dict[int, GeneratedSequence] = {}
+        if self._known_answers and self._constrain and sampler is None:
+            known = self._known_answers.find(prompts_ids, max_new_tokens, self._constrain)
+        new = [index for index in range(len(prompts)) if index not in known]
         answers = generate(
             self.model,
-            prompts_ids,
+            [prompts_ids[index] for index in new],
             max_new_tokens=max_new_tokens,
             end_ids=self.template.end_ids,
             token_budget=self.token_budget,
-            progress=progress,
+            progress=progress and (lambda done: progress(len(known) + done)),
             sampler=sampler,
             constrain=self._constrain,
             last_prefix=self._kept_prefix,
         )
-        return [self._to_generation(answer) for answer in answers]
+        if self._known_answers and not self._constrain and sampler is None:
+            self._known_answers.add(prompts_ids, answers)
+        known |= zip(new, answers, strict=True)
+        return [self._to_generation(known[index]) for index in range(len(prompts))]
 
     def stream(
         self, prompt: Prompt, max_new_tokens: int, *, seed: int = 0, temperature: float = 0.0

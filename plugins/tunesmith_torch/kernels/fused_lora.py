@@ -26,11 +26,13 @@ from typing import Any
 from tunesmith_torch.runtime import peft_import  # noqa: F401 - must precede peft
 
 # isort: split
+import torch
 from peft import LoraConfig
 from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
 
 from tunesmith_torch.kernels.lora_autograd import LoraFunction, LoraLayerSpec
+from tunesmith_torch.kernels.packed_linear import PackedLinear, multiply
 
 SHARED_INPUT_NAMES = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Names of sibling layers that read the same input. If one does not, one product is wasted."""
@@ -116,13 +118,13 @@ class FusedLoraLinear(PeftLinear):  # type: ignore[misc]
 
     input_group: SharedInputGroup | None = None
     merged_OI: Tensor | None = None  # noqa: N815
-    """The layer's weights with the adapters added; set by
+    """The layer's weights with the adapters added, packed if possible; set by
     :mod:`tunesmith_torch.generation.merged_lora`."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Compute the same output as PEFT's forward."""
         if self.merged_OI is not None:
-            return nn.functional.linear(x, self.merged_OI, self.get_base_layer().bias)
+            return multiply(x, self.merged_OI, self.get_base_layer().bias)
         names = [] if args or kwargs else self.fusable_adapters()
         if not names:
             output: Tensor = super().forward(x, *args, **kwargs)
@@ -160,7 +162,8 @@ def forward_group(layers: Mapping[FusedLoraLinear, Sequence[str]], x: Tensor) ->
             columns.append(slice(start, start := start + len(a_RI)))
             scales.append(float(layer.scaling[name]))
             lora_weights += [a_RI, b_OR]
-        base_weights += [base.weight, base.bias]
+        is_packed = isinstance(base, PackedLinear) and not torch.is_grad_enabled()
+        base_weights += [base.packed_OI if is_packed else base.weight, base.bias]
         specs.append(LoraLayerSpec(tuple(columns), tuple(scales)))
     outs: tuple[Tensor, ...] = LoraFunction.apply(x, tuple(specs), *base_weights, *lora_weights)  # type: ignore[no-untyped-call]
     return outs

@@ -11,7 +11,7 @@ table. The scale goes into the small matrix B.
 
 Backward, with ``g = dL/dy`` and ``u = x A^T`` kept from forward::
 
-    du = g (s B)       dB = s g^T u       dA = du^T x       dx = g W + du A
+    du = g (s B)       dB = s (u^T g)^T   dA = du^T x       dx = g W + du A
 
 Again the product computes the sum. W is frozen and gets no gradient. Products run in the dtype of
 W: A and B are fp32 master weights that are rounded for the products, and their gradients are
@@ -30,8 +30,10 @@ from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from tunesmith_torch.kernels.packed_linear import multiply
 
 
 class LoraLayerSpec(NamedTuple):
@@ -70,7 +72,7 @@ class LoraFunction(torch.autograd.Function):
             for spec, weight_OI, bias_O in zip(specs, weights, biases, strict=True):
                 scaled = [(next(b_OR) * scale).to(dtype) for scale in spec.scales]
                 scaled_bs.append(_concat(scaled, 1))
-                y_TO = nn.functional.linear(x_TI, weight_OI, bias_O)
+                y_TO = multiply(x_TI, weight_OI, bias_O)
                 y_TO.addmm_(u_TR[:, spec.all_columns], scaled_bs[-1].t())
                 # Not a view: a model may change the output of a layer in place (Gemma 3n).
                 outs.append(torch.ops.aten._unsafe_view(y_TO, (*x.shape[:-1], y_TO.shape[-1])))
@@ -98,11 +100,12 @@ class LoraFunction(torch.autograd.Function):
                 continue
             g_TO = g.reshape(-1, g.shape[-1]).to(weight_OI.dtype)
             torch.mm(g_TO, scaled_b_OR, out=du_TR[:, spec.all_columns])
-            db_OR = g_TO.t() @ u_TR[:, spec.all_columns] if any_lora else None
+            # u^T g, not g^T u: the product then transposes the narrow matrix.
+            db_RO = u_TR[:, spec.all_columns].t() @ g_TO if any_lora else None
             for columns, scale in zip(spec.columns, spec.scales, strict=True):
                 start = spec.all_columns.start
                 own = slice(columns.start - start, columns.stop - start)
-                lora_grads += [None, None if db_OR is None else db_OR[:, own] * scale]
+                lora_grads += [None, None if db_RO is None else (db_RO[own] * scale).t()]
             if ctx.needs_input_grad[0]:
                 dx_TI = g_TO @ weight_OI if dx_TI is None else dx_TI.addmm_(g_TO, weight_OI)
         dx = None

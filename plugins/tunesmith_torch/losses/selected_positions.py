@@ -35,6 +35,7 @@ from tunesmith_torch.kernels.last_layer import (
     compute_last_layer_at,
     is_recomputed,
 )
+from tunesmith_torch.kernels.packed_linear import PackedLinear
 from tunesmith_torch.kernels.rotary_lengths import length_classes, reset_rotary_state
 from tunesmith_torch.losses.cross_entropy import linear_cross_entropy, token_logprobs
 from tunesmith_torch.losses.length_parts import Part, join_parts, split_by_length
@@ -109,7 +110,7 @@ def get_lm_head(model: nn.Module) -> LMHead:
             head.modules_to_save[n] for n in head.active_adapters if n in head.modules_to_save
         ]
         head = copies[0] if copies and not head.disable_adapters else head.original_module
-    if type(head) is not nn.Linear:
+    if type(head) not in (nn.Linear, PackedLinear):
         raise EnvironmentProblem(
             f"the output head is a {type(head).__name__}, but only a plain linear head can be "
             "fused with the loss",

@@ -31,6 +31,7 @@ from tunesmith_torch.memory_estimate.setting import EstimateSetting
 from tunesmith_torch.memory_estimate.workload import SINGLE_COMPLETION, RowLengths
 from tunesmith_torch.options.generation_limits import (
     MAX_MERGED_BYTES,
+    MAX_PACKED_BYTES,
     MAX_ROWS,
     MIN_TOKENS_TO_MERGE,
     kv_bytes_per_token,
@@ -222,6 +223,7 @@ def evaluation_memory(setting: EstimateSetting) -> MemoryParts:
         static["adapter"] = setting.trainable_parameters * 4
     if setting.model_count > 1:
         static["other models"] = (setting.model_count - 1) * setting.base_bytes
+    static |= packed_weights_memory(setting)
     dynamic, merged = scoring, merged_weights_memory(setting, rows * ANSWER_TOKENS)
     if sum(generating.values()) + sum(merged.values()) >= sum(scoring.values()):
         dynamic, static = generating, static | merged
@@ -242,6 +244,19 @@ def merged_weights_memory(setting: EstimateSetting, tokens: int) -> dict[str, in
     )
     pays = setting.device == "cpu" and tokens >= MIN_TOKENS_TO_MERGE
     return {"merged weights": linear} if mergeable and pays and linear <= MAX_MERGED_BYTES else {}
+
+
+def packed_weights_memory(setting: EstimateSetting) -> dict[str, int]:
+    """Return the bytes of the linear layers that all open models store twice on a CPU, if any.
+
+    See :mod:`tunesmith_torch.kernels.packed_linear`.
+    """
+    shape, packed = setting.shape, setting.shape.embedding_weights  # the head
+    if setting.method != "qlora" and (setting.adapter is None or setting.compute_bytes == 2):
+        packed += shape.layers * shape.layer_linear_weights
+    packed *= setting.compute_bytes
+    used = setting.device == "cpu" and setting.options.fused_kernels and packed <= MAX_PACKED_BYTES
+    return {"packed weights": setting.model_count * packed} if used else {}
 
 
 # --------------------------------------------------------------------------- activations

@@ -92,7 +92,12 @@ class MasterWeights:
 
     def clip_grad_norm(self, max_norm: float) -> Tensor:
         """Scale all gradients to a joint norm of at most ``max_norm``; return the norm before."""
-        norm = nn.utils.clip_grad_norm_(self.masters, max_norm, foreach=True)
+        gradients = [master.grad for master in self.masters if master.grad is not None]
+        norm = nn.utils.get_total_norm(gradients, foreach=True)
+        # A factor of 1 would change nothing, in a pass over all gradients. On a GPU, the comparison
+        # would wait for the norm.
+        if not (type(norm) is Tensor and norm.is_cpu and norm + 1e-6 <= max_norm):
+            nn.utils.clip_grads_with_norm_(self.masters, max_norm, norm, foreach=True)
         return sharding.get_full_tensor(norm)
 
     def step(self, learning_rate: float, transform: UpdateTransform | None = None) -> None:

@@ -13,6 +13,8 @@ MAX_CACHE_BYTES = 2 << 30
 """Maximum size of the cache in bytes. While the cache grows, it briefly takes twice that."""
 MAX_MERGED_BYTES = 2 << 30
 """Maximum bytes of weights with merged adapters while a model generates on a CPU."""
+MAX_PACKED_BYTES = 2 << 30
+"""Maximum bytes of frozen weights that are stored a second time for products on a CPU."""
 MIN_TOKENS_TO_MERGE = 256
 """Minimum number of generated tokens for which merging adapters saves time."""
 MAX_ROWS = 256

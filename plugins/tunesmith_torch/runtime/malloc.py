@@ -3,8 +3,10 @@
 By default, glibc maps every block above a threshold (at most 32 MiB) from the system, and unmaps
 the block when it is freed. Every training step allocates the same large blocks again, so the system
 maps, clears and pages in hundreds of megabytes per step. This takes 7 to 11 % of the time of full
-fine-tuning on a CPU. :func:`keep_freed_memory` makes glibc serve such blocks from its heap, and
-keep the end of the heap, so memory returns to the system later.
+fine-tuning on a CPU, and as much of the time of reading prompts.
+
+:func:`keep_freed_memory` makes glibc serve such blocks from its heap, and keep the end of the heap,
+so memory returns to the system later.
 
 On other systems and C libraries, these functions have no effect.
 """

@@ -60,6 +60,7 @@ SMALL = {
     "max_position_embeddings": 512,
 }
 """Tracing takes time for each layer, so most tests have two."""
+SMALL_LINEAR = 2 * (2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 256)
 STRETCHED = {**SMALL, "num_hidden_layers": TRACED_LAYERS + 1}
 OPTIONS: dict[str, type[TrainingOptions]] = {
     "full": FullOptions,
@@ -469,7 +470,7 @@ def test_merged_weights_are_counted_if_a_cpu_generates_in_fp32() -> None:
     request = EstimateRequest(
         config=SMALL, tokenizer=None, train=rows, test=rows, assumed=None, device="cpu"
     )
-    linear = 2 * (2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 256) * 4
+    linear = 4 * SMALL_LINEAR
     for precision, device, merged in (
         ("fp32", "cpu", linear),
         ("bf16", "cpu", 0),
@@ -484,6 +485,29 @@ def test_merged_weights_are_counted_if_a_cpu_generates_in_fp32() -> None:
         assert analytic.merged_weights_memory(setting, MIN_TOKENS_TO_MERGE - 1) == {}
     full = EstimateSetting.from_request(FullOptions(precision="fp32"), request)
     assert "merged weights" not in analytic.evaluation_memory(full).static
+
+
+@pytest.mark.parametrize(
+    ("method", "precision", "device", "expected"),
+    [
+        ("lora", "fp32", "cpu", 4 * 512 * 128),  # the head; generation merges the other layers
+        ("lora", "bf16", "cpu", 2 * (512 * 128 + SMALL_LINEAR)),
+        ("full", "fp32", "cpu", 4 * (512 * 128 + SMALL_LINEAR)),
+        ("full", "fp32", "cuda", 0),
+    ],
+)
+def test_packed_weights_of_each_open_model_are_counted_on_a_cpu(
+    method: str, precision: str, device: str, expected: int
+) -> None:
+    rows = [Completion(source="", prompt="a " * 90, completion="b " * 20)] * 8
+    options = OPTIONS[method](precision=precision)  # type: ignore[arg-type]
+    request = EstimateRequest(
+        config=SMALL, tokenizer=None, train=rows, test=rows, assumed=None, device=device
+    )  # type: ignore[arg-type]
+    for count in (1, 3):
+        setting = EstimateSetting.from_request(options, replace(request, model_count=count))
+        parts = analytic.evaluation_memory(setting)
+        assert parts.static.get("packed weights", 0) == count * expected
 
 
 def test_answers_of_the_full_limit_are_only_in_the_upper_bound() -> None:

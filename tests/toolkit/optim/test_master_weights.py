@@ -57,6 +57,25 @@ def test_fp32_parameters_are_their_own_master_weights() -> None:
         torch.testing.assert_close(parameter, expected, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("share", [1e-9, 0.5, 0.9999999, 1.0, 1.0000001, 2.0, float("nan")])
+def test_gradients_and_norm_are_those_of_torchs_clipping(share: float) -> None:
+    """Bit for bit, below, at and above the maximum norm."""
+    net, plain = _net(torch.float32), _net(torch.float32)
+    masters = MasterWeights(net.named_parameters(), OPTIONS)
+    for each in (net, plain):
+        each(torch.ones(4, 8)).square().sum().backward()
+    gradients = [p.grad for p in plain.parameters() if p.grad is not None]
+    usual = float(nn.utils.get_total_norm(gradients))
+    for parameter in (*net.parameters(), *plain.parameters()):
+        assert parameter.grad is not None
+        parameter.grad.mul_(share / usual)
+    norm = masters.clip_grad_norm(1.0)
+    expected = nn.utils.clip_grad_norm_(list(plain.parameters()), 1.0, foreach=True)
+    torch.testing.assert_close(norm, expected, rtol=0, atol=0, equal_nan=True)
+    for found, other in zip(net.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, other.grad, rtol=0, atol=0, equal_nan=True)
+
+
 def test_small_updates_are_not_rounded_away_in_bf16() -> None:
     """Forty steps of 1e-5, each less than a bf16 digit of a weight near 0.2, add up."""
     net = _net(torch.bfloat16)

@@ -1,0 +1,201 @@
+"""Measure how time and memory grow with rows, tokens per row and runs, and fit exponents.
+
+``python -m tests.benchmarks.growth [rows] [tokens] [runs] [--largest]``. Each cost is that of a new
+process. The smallest size of each table gives the fixed cost, such as imports. With ``c`` the cost
+at ``n`` rows beside the fixed cost, the exponent is the slope of ``log c`` over ``log n`` between
+the two largest sizes: 1 for a linear cost, 2 for a quadratic one. ``--largest`` measures ten times
+larger files and ten times as many runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.benchmarks.run_lists import copy_run, train_once
+from tests.benchmarks.startup import REPORTER
+from tests.benchmarks.step_profile import Steps
+from tests.benchmarks.texts import make_rows_of_words
+from tests.benchmarks.work import S40, SEED, SHAPES, build_model
+
+ROUNDS = 2
+STEP_TOKENS = 4096
+RUN = """[model]
+base = "toy"
+[data]
+use = "jsonl"
+train = "{name}"
+test_size = 20
+[baselines]
+use = {baselines}
+[technique]
+use = "lora"
+batch_size = 8
+max_steps = 1
+[plugins]
+files = ["first_step.py"]
+[[evaluators]]
+use = "{evaluator}"
+[[reporters]]
+use = "first-step"
+"""
+
+
+class Cost(NamedTuple):
+    """The least CPU seconds and the least peak memory of some rounds."""
+
+    seconds: float
+    mb: float
+
+
+def measure(command: Sequence[Any], folder: Path) -> Cost:
+    """Run a command some times, each in a new process.
+
+    Raises:
+        RuntimeError: the command failed.
+    """
+    costs = []
+    for _ in range(ROUNDS):
+        with (folder / "output.txt").open("w+", encoding="utf-8") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *map(str, command)], cwd=folder, stdout=output, stderr=output
+            )
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            output.seek(0)
+            if process.returncode:
+                raise RuntimeError(f"{command} failed: {output.read()[-2000:]}")
+        costs.append(Cost(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024))
+    return Cost(*map(min, zip(*costs, strict=True)))
+
+
+def exponent(sizes: Sequence[int], costs: Sequence[float]) -> float:
+    """Return the exponent between the two largest sizes, without the cost of the smallest."""
+    few, many = (cost - costs[0] for cost in costs[-2:])
+    if few <= 0 or many <= 0:
+        return 0.0  # no measurable growth
+    return math.log(many / few) / math.log((sizes[-1] - sizes[0]) / (sizes[-2] - sizes[0]))
+
+
+def show(title: str, sizes: Sequence[int], measure_at: Callable[[int], Cost]) -> None:
+    """Measure each size, and print a row of the table."""
+    costs = [measure_at(size) for size in sizes]
+    seconds, megabytes = zip(*costs, strict=True)
+    shown = [
+        f"{', '.join(f'{value:.{digits}f}' for value in values)} | {exponent(sizes, values):.2f}"
+        for values, digits in ((seconds, 1), (megabytes, 0))
+    ]
+    print(f"| {title} | {', '.join(f'{n:,}' for n in sizes)} | {' | '.join(shown)} |", flush=True)
+
+
+def write_rows(folder: Path, rows: int, words: int = 70) -> str:
+    """Write rows with this many words each; return the file's name. No two rows are similar."""
+    name = f"rows-{rows}-{words}.jsonl"
+    source = make_rows_of_words()
+    pool: list[str] = []
+    with (folder / name).open("w", encoding="utf-8") as file:
+        for _ in range(rows):
+            while len(pool) < words:
+                row = next(source)
+                pool += f"{row['prompt']} {row['completion']}".split()
+            text, pool = pool[:words], pool[words:]
+            cut = words * 3 // 4
+            parts = {"prompt": " ".join(text[:cut]), "completion": " ".join(text[cut:])}
+            file.write(json.dumps(parts) + "\n")
+    return name
+
+
+def measure_rows(folder: Path, factor: int) -> None:
+    """Measure commands that read all rows."""
+    build_model(SHAPES["toy"], folder / "toy")
+    (folder / "first_step.py").write_text(REPORTER, encoding="utf-8")
+    sizes = [100, 1_000 * factor, 10_000 * factor, 100_000 * factor]
+    fewer = [100, 1_000 * factor, 5_000 * factor, 20_000 * factor]
+
+    def run(rows: int, baselines: str, evaluator: str) -> Cost:
+        text = RUN.format(name=write_rows(folder, rows), baselines=baselines, evaluator=evaluator)
+        (folder / "run.toml").write_text(text, encoding="utf-8")
+        return measure(["tunesmith", "run", "run.toml", "--out", "out", "--force"], folder)
+
+    show(
+        "`data check`, rows",
+        sizes,
+        lambda n: measure(["tunesmith", "data", "check", write_rows(folder, n), "--json"], folder),
+    )
+    show("a run with one step, rows", fewer, lambda n: run(n, "[]", "loss"))
+    show("the same with `nearest`, rows", fewer, lambda n: run(n, '["nearest"]', "exact-match"))
+
+
+def measure_tokens(folder: Path, factor: int) -> None:
+    """Measure longer rows: commands that read them, and training steps of equal tokens."""
+    build_model(S40, folder / "s40")
+    show(
+        "`data check` of 300 rows, words per row",
+        [70, 700, 7_000 * factor],
+        lambda n: measure(
+            ["tunesmith", "data", "check", write_rows(folder, 300, n), "--json"], folder
+        ),
+    )
+    show(
+        f"training steps of {STEP_TOKENS:,} tokens, tokens per row",
+        [128, 1_024, 2_048, 4_096],
+        lambda n: measure(["tests.benchmarks.growth", "--step", n, folder / "s40"], folder),
+    )
+
+
+def measure_runs(folder: Path, factor: int) -> None:
+    """Measure commands that read many runs."""
+    run, root = train_once(folder), folder / "runs"
+    root.mkdir()
+    sizes = [2, 20, 200 * factor]
+    folders = [root / f"run-{number:04}" for number in range(sizes[-1])]
+    for number, path in enumerate(folders):
+        copy_run(run, path, number)
+    show(
+        "`compare`, runs", sizes, lambda n: measure(["tunesmith", "compare", *folders[:n]], folder)
+    )
+
+
+def train_steps(row_tokens: int, model: str) -> None:
+    """Train on rows of ``row_tokens`` tokens in this process: two steps of equal tokens."""
+    import numpy as np
+
+    from tunesmith_torch.data.packing import Example
+
+    count = STEP_TOKENS // row_tokens
+    ids = np.random.default_rng(SEED).integers(3, S40.vocab_size, (count, row_tokens))
+    trained = np.arange(row_tokens) >= row_tokens * 2 // 3
+    steps = Steps(Path(model), [Example(row, trained) for row in ids], "full", "auto")
+    for _ in range(2):
+        steps.take(range(count))
+
+
+TABLES = {"rows": measure_rows, "tokens": measure_tokens, "runs": measure_runs}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="tests.benchmarks.growth")
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help=", ".join(TABLES))
+    parser.add_argument("--largest", action="store_true", help="ten times larger sizes")
+    parser.add_argument("--step", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.step:
+        train_steps(int(options.step[0]), options.step[1])
+        return
+    print("| cost of | sizes | CPU seconds | exponent | peak MB | exponent |")
+    print("|---|---|---|---|---|---|")
+    for name in options.tables or TABLES:
+        with tempfile.TemporaryDirectory(prefix="tunesmith-") as folder:
+            TABLES[name](Path(folder), 10 if options.largest else 1)
+
+
+if __name__ == "__main__":
+    main()
