@@ -54,6 +54,14 @@ class LMHead(NamedTuple):
     softcap: float | None
     scale: float
 
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """Return the logits of all tokens in fp32, [N, V], for losses that read all of them."""
+        raw_NV = nn.functional.linear(hidden_ND, self.weight_VD, self.bias_V)
+        logits_NV = raw_NV.float() * self.scale
+        if self.softcap is None:
+            return logits_NV
+        return self.softcap * torch.tanh(logits_NV / self.softcap)
+
     def loss(self, hidden_ND: Tensor, batch: MicroBatch) -> Tensor:
         """Return the summed (weighted) negative log-likelihood of the batch's targets, in nats."""
         return linear_cross_entropy(
