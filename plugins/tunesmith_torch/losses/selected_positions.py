@@ -117,7 +117,10 @@ def get_lm_head(model: nn.Module) -> LMHead:
             head.modules_to_save[n] for n in head.active_adapters if n in head.modules_to_save
         ]
         head = copies[0] if copies and not head.disable_adapters else head.original_module
-    if type(head) is not nn.Linear:
+    weight_VD = getattr(head, "weight", None)
+    if hasattr(head, "token_adapter"):  # PEFT's trained tokens, in a head tied to the embeddings
+        head = head.token_adapter.base_layer
+    if type(head) is not nn.Linear or weight_VD is None:
         raise EnvironmentProblem(
             f"the output head is a {type(head).__name__}, but only a plain linear head can be "
             "fused with the loss",
@@ -126,7 +129,7 @@ def get_lm_head(model: nn.Module) -> LMHead:
     scale = getattr(config, "logit_scale", None) or 1.0  # Cohere multiplies, Granite divides
     scale = scale / (getattr(config, "logits_scaling", None) or 1.0)
     softcap = getattr(config, "final_logit_softcapping", None)
-    return LMHead(head.weight, head.bias, softcap, scale)
+    return LMHead(weight_VD, head.bias, softcap, scale)
 
 
 def hidden_at_targets(
