@@ -41,7 +41,7 @@ _ADAPTABLE = (nn.Linear, Conv1D, nn.Embedding, *_CONVOLUTIONS)
 MAMBA_TYPES = {"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"}
 """Model types whose ``out_proj`` PEFT does not adapt."""
 _MODULES_KEY = "technique.adapter.target_modules"
-_NOT_STACKED = ("dropout", "use_dora", "init")
+_NOT_STACKED = ("dropout", "use_dora", "init", "layers")
 """Options that PEFT does not support for stacked parameters."""
 _PARAMETERS_KEY = "technique.adapter.target_parameters"
 
@@ -66,6 +66,7 @@ class AdapterTargets:
         modules = find_text_modules(model)
         chosen = _choose_modules(model, modules, options)
         rerouted = _rerouted_names(model, {_last_part(name) for name in chosen})
+        _check_named(model, options, chosen)
         direct = {n: m for n, m in chosen.items() if _last_part(n) not in rerouted}
         weights = [f"{name}.weight" for name in chosen if name not in direct]
         plain = AdapterOptions()
@@ -82,38 +83,6 @@ class AdapterTargets:
             parameters=[*weights, *_resolve_parameters(model, modules, options.target_parameters)],
             modules_to_save=_resolve_modules_to_save(model, modules, options.modules_to_save),
             are_conv1d=bool(direct) and all(isinstance(m, Conv1D) for m in direct.values()),
-        )
-
-
-def check_patterns_and_layers(
-    model: PreTrainedModel, options: AdapterOptions, targets: AdapterTargets
-) -> None:
-    """Check that options about single modules, layers and tokens name some that exist.
-
-    Raises:
-        UsageError: they name others, which PEFT would ignore.
-    """
-    names = [name for name, _ in model.named_modules()]
-    for key in ("rank_pattern", "alpha_pattern"):
-        for pattern in getattr(options, key):
-            if not any(matches_pattern(pattern, name) for name in names):
-                raise UsageError(
-                    f'technique.adapter.{key}: no module is named "{pattern}"',
-                    hint=f"modules that can have an adapter: {', '.join(targets.modules)}",
-                )
-    config = model.config.get_text_config()
-    for key, limit in (
-        ("layers", config.num_hidden_layers),
-        ("trainable_tokens", config.vocab_size),
-    ):
-        if beyond := [number for number in getattr(options, key) if number >= limit]:
-            raise UsageError(
-                f"technique.adapter.{key}: {beyond[0]} does not exist; the last one is {limit - 1}"
-            )
-    if options.layers and targets.parameters:
-        raise UsageError(
-            f"technique.adapter.layers: PEFT does not support it for {targets.parameters[0]}",
-            hint=f"remove it, or list other modules in {_MODULES_KEY}",
         )
 
 
@@ -191,6 +160,26 @@ def _choose_modules(
         chosen.update(found)
     _refuse_tied_targets(model, chosen)
     return chosen
+
+
+def _check_named(
+    model: PreTrainedModel, options: AdapterOptions, chosen: Mapping[str, nn.Module]
+) -> None:
+    """Raise an error for patterns, layers and tokens that match nothing, which PEFT ignores."""
+    for key in ("rank_pattern", "alpha_pattern"):
+        for pattern in getattr(options, key):
+            if not any(matches_pattern(pattern, name) for name in chosen):
+                raise UsageError(
+                    f'technique.adapter.{key}: no module with an adapter is named "{pattern}"',
+                    hint=f"modules with an adapter: {', '.join(_last_parts(chosen))}",
+                )
+    config = model.config.get_text_config()
+    limits = {"layers": config.num_hidden_layers, "trainable_tokens": config.vocab_size}
+    for key, limit in limits.items():
+        if beyond := [number for number in getattr(options, key) if number >= limit]:
+            raise UsageError(
+                f"technique.adapter.{key}: {beyond[0]} does not exist; the last one is {limit - 1}"
+            )
 
 
 def _linear_layers(

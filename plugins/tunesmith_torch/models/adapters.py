@@ -23,7 +23,6 @@ from tunesmith.events import JSON
 from tunesmith_torch.kernels import fused_lora
 from tunesmith_torch.models.adapter_targets import (
     AdapterTargets,
-    check_patterns_and_layers,
     experts_without_adapter,
     freeze_other_modalities,
 )
@@ -140,7 +139,6 @@ def build_lora_config(
         UsageError: a name matches no module, or a target shares its weight with another module.
     """
     targets = AdapterTargets.resolve(model, options)
-    check_patterns_and_layers(model, options, targets)
     saved_names = {name.rsplit(".", 1)[-1] for name in targets.modules_to_save}
     is_tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
     tie_weights = is_tied and bool(

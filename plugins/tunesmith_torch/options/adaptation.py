@@ -178,6 +178,8 @@ class AdapterOptions(Options):
             r % 2 for r in (self.rank, *self.rank_pattern.values())
         ):
             raise ValueError('init = "orthogonal" needs an even `rank`')
+        if self.trainable_tokens and {"embed_tokens", "lm_head"} & {*self.modules_to_save}:
+            raise ValueError("`trainable_tokens` are trained with `modules_to_save`; remove them")
         if self.layers and self.target_parameters:
             raise ValueError("`layers` cannot be used with `target_parameters`")
 

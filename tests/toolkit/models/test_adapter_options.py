@@ -217,8 +217,14 @@ def test_layers_that_differ_are_traced_one_by_one() -> None:
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"rank_pattern": {"q_prj": 2}}, 'rank_pattern: no module is named "q_prj"'),
-        ({"alpha_pattern": {"q_prj": 2.0}}, 'alpha_pattern: no module is named "q_prj"'),
+        (
+            {"rank_pattern": {"q_prj": 2}},
+            'rank_pattern: no module with an adapter is named "q_prj"',
+        ),
+        (
+            {"alpha_pattern": {"q_prj": 2.0}},
+            'alpha_pattern: no module with an adapter is named "q_prj"',
+        ),
         ({"layers": [2]}, "layers: 2 does not exist; the last one is 1"),
         ({"trainable_tokens": [512]}, "trainable_tokens: 512 does not exist; the last one is 511"),
     ],
@@ -239,6 +245,7 @@ def test_names_that_do_not_exist_are_refused(
         ({"init": "gaussian", "target_parameters": ["x"]}, "`target_parameters` cannot be used"),
         ({"init": "orthogonal", "rank": 3}, "needs an even `rank`"),
         ({"layers": [0], "target_parameters": ["x"]}, "`layers` cannot be used"),
+        ({"trainable_tokens": [1], "modules_to_save": ["lm_head"]}, "are trained with"),
     ],
 )
 def test_combinations_that_have_no_effect_are_refused(table: dict[str, Any], message: str) -> None:
