@@ -111,7 +111,7 @@ def check_first_step(config: DistillOptions, student: Path, step: StepFinished) 
     loss.backward()  # type: ignore[no-untyped-call]
     gradients = [p.grad.flatten() for p in own.parameters() if p.grad is not None]
     found = [step.loss, step.gradient_norm, step.metrics["data_loss"], step.metrics["kl"]]
-    expected = [float(x) for x in (loss, torch.cat(gradients).norm(), nll, kl)]
+    expected = [x.item() for x in (loss, torch.cat(gradients).norm(), nll, kl)]
     assert found == pytest.approx(expected, rel=1e-4), (found, expected)
 
 

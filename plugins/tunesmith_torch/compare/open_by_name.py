@@ -20,10 +20,12 @@ _RUN_FILES = ("run.toml", "events.jsonl")
 _ARTIFACT_CONFIGS = ("adapter_config.json", "config.json")
 
 
-def open_by_name(reference: str, *, device: str = "auto", option: str = "model") -> TextModel:
+def open_by_name(
+    reference: str, *, device: str = "auto", option: str = "model", precision: str = "auto"
+) -> TextModel:
     """Return the text model of a run folder, of an artifact in a run, or of a model reference.
 
-    ``option`` is the option's name for error messages.
+    ``option`` is the option's name for error messages. A run's model has the run's precision.
 
     Raises:
         UsageError: there is no such model, or the run has not produced one yet.
@@ -42,9 +44,8 @@ def open_by_name(reference: str, *, device: str = "auto", option: str = "model")
     from tunesmith_torch.generation.open_model import open_text_model
     from tunesmith_torch.options.training import TrainingOptions
 
-    return open_text_model(
-        fetch_base(reference, option), None, device=device, options=from_table(TrainingOptions, {})
-    )
+    options = from_table(TrainingOptions, {"precision": precision})
+    return open_text_model(fetch_base(reference, option), None, device=device, options=options)
 
 
 def fetch_base(reference: str, option: str) -> Path:

@@ -60,7 +60,8 @@ class Teacher:
         Raises:
             UsageError: there is no such model, or it gives no probabilities of tokens.
         """
-        opened = open_by_name(options.teacher, device=device, option=WHERE)
+        precision = options.precision
+        opened = open_by_name(options.teacher, device=device, option=WHERE, precision=precision)
         if not isinstance(opened, TorchTextModel):
             raise UsageError(
                 f"{WHERE}: {safe_text(options.teacher)} is not a language model that this program "
