@@ -30,8 +30,6 @@ from tunesmith_torch.data.example_store import ExampleStore
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.data.tokenized_records import TokenizedRecords
 
-__all__ = ["delete_oldest", "tokenize_cached"]
-
 MIN_CHARACTERS = 1_000_000
 """Number of characters below which nothing is cached: tokenizing them takes half a second."""
 MAX_BYTES = 2_000_000_000

@@ -7,6 +7,9 @@ With label ``y``, weight ``w`` and temperature ``T``, the loss at a position is:
 
     L  =  (1 - w) nll(y)  +  w T^2 KL(teacher, student at temperature T)
 
+The value that is reported is the first term with w = 0, as for validation rows and other
+techniques; the divergence is a metric.
+
 Gradients of the divergence shrink with 1 / T^2, so the factor T^2 keeps the balance of both terms
 when ``T`` changes (Hinton et al. 2015, section 2).
 """
@@ -49,11 +52,11 @@ class DistillObjective(NextTokenObjective):
     """Returns the teacher's predictions at all loss positions of some rows, in their order."""
 
     def start_update(self) -> None:
-        """Reset the means of both parts, which are reported as metrics."""
+        """Reset the mean of the divergence, which is reported as a metric."""
         self._sums: list[Tensor] = []
 
     def loss(self, micro_batch: Any) -> Tensor:
-        """Return the loss in nats, summed over the tokens of the micro-batch."""
+        """Return the summed loss of the data in nats, with the gradient of both terms."""
         if not self.options.weight:
             return super().loss(micro_batch)
         batch, tree_layout = micro_batch[0].to(self.device), micro_batch[1]
@@ -72,10 +75,10 @@ class DistillObjective(NextTokenObjective):
             parts_2N = parts_2N * batch.weights_N
         summed_2 = parts_2N.sum(1)
         weights_N = torch.ones_like(parts_2N[0]) if batch.weights_N is None else batch.weights_N
-        self._sums.append(torch.cat([summed_2.detach(), weights_N.sum()[None]]))
+        self._sums.append(torch.stack([summed_2[1].detach(), weights_N.sum()]))
         w, T = self.options.weight, self.options.temperature
-        loss: Tensor = (1 - w) * summed_2[0] + w * T**2 * summed_2[1]
-        return loss
+        trained: Tensor = (1 - w) * summed_2[0] + w * T**2 * summed_2[1]
+        return summed_2[0].detach() + (trained - trained.detach())
 
     def _parts(
         self, head: LMHead, hidden_nD: Tensor, labels_n: Tensor, ids_nk: Tensor, teacher_nK: Tensor
@@ -87,11 +90,11 @@ class DistillObjective(NextTokenObjective):
         return torch.stack([cross_entropy(logits_nV, labels_n, reduction="none"), divergence_n])
 
     def metrics(self) -> dict[str, float]:
-        """Return the means of the data's loss and of the divergence, in nats per token."""
+        """Return the mean of the divergence, in nats per token."""
         if not self._sums:
             return {}
-        nll, kl, tokens = torch.stack(self._sums).double().sum(0).tolist()
-        return {"data_loss": nll / tokens, "kl": kl / tokens} if tokens else {}
+        kl, tokens = torch.stack(self._sums).double().sum(0).tolist()
+        return {"kl": kl / tokens} if tokens else {}
 
 
 def _slices(count: int, size: int) -> Iterator[slice]:

@@ -66,7 +66,7 @@ class DistillOptions(SupervisedOptions, ChosenAdaptationOptions):
     cache: bool = Field(
         True,
         description=(
-            "Ask the teacher once per row before training, and store its answers for later runs. "
+            "Ask the teacher once per row before training, and store its predictions in the run. "
             "false: ask it in each step, with the same results, which takes more time and memory."
         ),
     )

@@ -2,40 +2,35 @@
 
 Shapes: N loss positions of one or more rows, V vocabulary, k most likely tokens, K = k + 1.
 
-The teacher computes each row alone, so its predictions for a row depend on nothing else. They are
-stored in the user's cache, in a folder whose name is a hash of all that they depend on: weights,
-token ids, loss positions, temperature and k. Another run on the same rows, such as one with another
-seed, reads them, and so does a resumed run.
+The teacher computes each row alone, so its predictions for a row depend on nothing else. The run
+folder stores them with a hash of all that they depend on: weights, token ids, loss positions,
+temperature and k. A resumed run only reads them if the hash is that of its own teacher and rows.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from tunesmith.contracts import Progress
+from tunesmith.contracts import Job, Progress
 from tunesmith.errors import UsageError
-from tunesmith.events import Event
 from tunesmith.phases import run_phase
-from tunesmith.plugins import cache_folder
-from tunesmith.storage import commit_folder, verify_folder
+from tunesmith.storage import MANIFEST, commit_folder, read_manifest, verify_folder
 from tunesmith.text import safe_text
 from tunesmith_distill.divergence import coarse_logprobs
 from tunesmith_distill.objective import Targets
 from tunesmith_distill.options import DistillOptions
 from tunesmith_torch.compare.open_by_name import open_by_name
 from tunesmith_torch.data.packing import Example, collate
-from tunesmith_torch.data.tokenization_cache import delete_oldest
 from tunesmith_torch.generation.text_model import TorchTextModel
 from tunesmith_torch.losses.selected_positions import get_lm_head, hidden_at_targets
 from tunesmith_torch.models.fingerprint import compute_fingerprint
@@ -44,8 +39,6 @@ from tunesmith_torch.prefix.completion_groups import CompletionGroup
 __all__ = ["StoredPredictions", "Teacher", "check_tokenizers"]
 
 WHERE = "technique.teacher"
-MAX_BYTES = 20_000_000_000
-"""Maximum size of the cache in bytes; beyond it, the least recently used entries are deleted."""
 _FILES = ("ids.npy", "logprobs.npy")
 _PROBE = "Ünïcode 12345, \tdef f(x):\n    return x  # <|im_end|> 漢字 🙂"
 """Text that tokenizers of the same vocabulary may still split differently."""
@@ -95,7 +88,7 @@ class Teacher:
         """Return a hash of all that the predictions for these rows depend on."""
         groups = [CompletionGroup(e.ids, (e.trained,)) for e in examples]  # type: ignore[arg-type]
         facts = compute_fingerprint(self.model, groups), self._vocabulary, self._temperature
-        return hashlib.sha256(repr((*facts, self.top_k)).encode()).hexdigest()[:40]
+        return hashlib.sha256(repr((*facts, self.top_k)).encode()).hexdigest()
 
 
 class StoredPredictions:
@@ -107,19 +100,17 @@ class StoredPredictions:
 
     @classmethod
     def load_or_compute(
-        cls, teacher: Teacher, examples: Sequence[Example], emit: Callable[[Event], None]
+        cls, teacher: Teacher, examples: Sequence[Example], job: Job[Any]
     ) -> StoredPredictions:
-        """Return the predictions from the cache, or compute and store them."""
-        folder = cache_folder() / "distill" / teacher.key(examples)
+        """Return the predictions in the run folder, or compute and store them."""
+        folder, key = job.out / "teacher", teacher.key(examples)
         counts = [int(np.count_nonzero(np.asarray(example.trained)[1:])) for example in examples]
         starts = [0, *accumulate(counts)]
-        if not folder.is_dir() or verify_folder(folder):
-            with run_phase(emit, "asking the teacher", len(examples)) as progress:
+        is_intact = (folder / MANIFEST).is_file() and not verify_folder(folder)
+        if not is_intact or read_manifest(folder).meta.get("key") != key:
+            with run_phase(job.emit, "asking the teacher", len(examples)) as progress:
                 write = partial(_write, teacher, examples, starts, progress)
-                commit_folder(folder, write)
-            with suppress(OSError):  # another user's folder
-                delete_oldest(folder.parent, MAX_BYTES)
-        os.utime(folder)  # mark it as recently used
+                commit_folder(folder, write, {"key": key})
         return cls(folder, starts)
 
     def read(self, rows: Sequence[int]) -> Targets:

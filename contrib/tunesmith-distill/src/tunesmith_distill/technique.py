@@ -63,7 +63,7 @@ class DistillTask(SupervisedTask):
             session.job.emit(FindingReported(level="warning", source="teacher", message=text))
         # Streamed examples are tokenized one batch at a time, so nothing is stored in advance.
         if options.cache and isinstance(data, TokenizedRecords):
-            stored = StoredPredictions.load_or_compute(teacher, data.examples, session.job.emit)
+            stored = StoredPredictions.load_or_compute(teacher, data.examples, session.job)
             objective.targets = stored.read
             text = f"its {teacher.top_k} most likely tokens have {stored.covered:.1%} of the "
             text += "probability on average"
