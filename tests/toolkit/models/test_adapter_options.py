@@ -226,7 +226,7 @@ def test_layers_that_differ_are_traced_one_by_one() -> None:
             'alpha_pattern: no module with an adapter is named "q_prj"',
         ),
         ({"layers": [2]}, "layers: 2 does not exist; the last one is 1"),
-        ({"trainable_tokens": [512]}, "trainable_tokens: 512 does not exist; the last one is 511"),
+        ({"trainable_tokens": [440]}, "trainable_tokens: 440 does not exist; the last one is 439"),
     ],
 )
 def test_names_that_do_not_exist_are_refused(
