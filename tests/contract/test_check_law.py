@@ -60,6 +60,7 @@ FOUND: Mapping[str, Sequence[str]] = {
     ),
     "the review of adapters builds the model without its weights": (
         "models.adapter_targets:AdapterTargets.resolve",
+        "models.adapter_targets:_check_named",
         "models.adapter_targets:_choose_modules",
         "models.adapter_targets:_refuse_tied_targets",
         "models.adapter_targets:_resolve_modules_to_save",
@@ -132,7 +133,7 @@ CANNOT_KNOW: Mapping[str, Sequence[str]] = {
         "generation.text_model:TorchTextModel.score_generations",
     ),
     "it is about models of other runs, or of a stage that is trained first": (
-        "compare.open_by_name:fetch_base",
+        "compare.open_by_name:_find_base",
         "compare.other_model:_find_reward_model",
         "compare.other_model:_stage_artifact",
         "compare.other_model:load_reward_scorer",

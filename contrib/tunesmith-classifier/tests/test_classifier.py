@@ -211,6 +211,10 @@ def test_the_run_file_of_the_readme_runs(tiny_model: Path, tmp_path: Path) -> No
     assert (tmp_path / "runs/one/adapter/head.safetensors").is_file()
     refused = tunesmith(tmp_path, "export", "runs/one", "--to", "safetensors")
     assert refused.returncode != 0 and "does not train a language model" in refused.stderr
+    exported = tunesmith(tmp_path, "classifier", "export", "runs/one")
+    assert exported.returncode == 0, exported.stderr[-3000:]
+    assert "log-probabilities" in exported.stdout
+    assert (tmp_path / "runs/one/export/onnx/model.onnx").is_file()
 
 
 def tunesmith(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

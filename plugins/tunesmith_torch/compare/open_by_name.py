@@ -9,21 +9,23 @@ from pathlib import Path
 
 from tunesmith import api, plugins
 from tunesmith.catalog import Catalog
-from tunesmith.contracts import TextModel
+from tunesmith.contracts import FoundModel, TextModel
 from tunesmith.errors import UsageError
 from tunesmith.options import from_table
 from tunesmith.plan import Plan
 
-__all__ = ["fetch_base", "open_by_name"]
+__all__ = ["fetch_base", "find_tokenizer", "open_by_name"]
 
 _RUN_FILES = ("run.toml", "events.jsonl")
 _ARTIFACT_CONFIGS = ("adapter_config.json", "config.json")
 
 
-def open_by_name(reference: str, *, device: str = "auto", option: str = "model") -> TextModel:
+def open_by_name(
+    reference: str, *, device: str = "auto", option: str = "model", precision: str = "auto"
+) -> TextModel:
     """Return the text model of a run folder, of an artifact in a run, or of a model reference.
 
-    ``option`` is the option's name for error messages.
+    ``option`` is the option's name for error messages. A run's model has the run's precision.
 
     Raises:
         UsageError: there is no such model, or the run has not produced one yet.
@@ -42,9 +44,8 @@ def open_by_name(reference: str, *, device: str = "auto", option: str = "model")
     from tunesmith_torch.generation.open_model import open_text_model
     from tunesmith_torch.options.training import TrainingOptions
 
-    return open_text_model(
-        fetch_base(reference, option), None, device=device, options=from_table(TrainingOptions, {})
-    )
+    options = from_table(TrainingOptions, {"precision": precision})
+    return open_text_model(fetch_base(reference, option), None, device=device, options=options)
 
 
 def fetch_base(reference: str, option: str) -> Path:
@@ -53,6 +54,23 @@ def fetch_base(reference: str, option: str) -> Path:
     Raises:
         UsageError: no plugin recognizes it.
     """
+    return _find_base(reference, option).fetch()
+
+
+def find_tokenizer(reference: str, option: str) -> Path | None:
+    """Return the folder with the tokenizer of what :func:`open_by_name` opens, without opening it.
+
+    None: the tokenizer is not on this machine.
+
+    Raises:
+        UsageError: there is no such model.
+    """
+    folder = Path(reference)
+    plan = api.load_run(folder)[1] if _is_run_folder(folder) else find_enclosing_run(folder)
+    return (plan.found_model if plan else _find_base(reference, option)).tokenizer()
+
+
+def _find_base(reference: str, option: str) -> FoundModel:
     found = Catalog(plugins.find_plugins(plugins.Selection.from_environment())).find_model(
         reference, None
     )
@@ -61,7 +79,7 @@ def fetch_base(reference: str, option: str) -> Path:
             f'{option}: no run or model found, got "{reference}"',
             hint="use a run folder, an artifact in a run, or anything that [model] base accepts",
         )
-    return found.fetch()
+    return found
 
 
 def find_enclosing_run(folder: Path) -> Plan | None:

@@ -34,7 +34,7 @@ from tunesmith_torch.export.reference import (
     can_exceed_limit,
 )
 
-__all__ = ["require"]
+__all__ = ["ExportChecks", "require"]
 
 MAX_KL = {"rounded": 0.5, "exact": 1e-3}
 """Maximum mean KL divergence in nats per token, if the export rounds weights or keeps them

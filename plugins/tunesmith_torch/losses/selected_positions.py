@@ -55,6 +55,14 @@ class LMHead(NamedTuple):
     softcap: float | None
     scale: float
 
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """Return the logits of all tokens in fp32, [N, V], for losses that read all of them."""
+        raw_NV = nn.functional.linear(hidden_ND, self.weight_VD, self.bias_V)
+        logits_NV = raw_NV.float() * self.scale
+        if self.softcap is None:
+            return logits_NV
+        return self.softcap * torch.tanh(logits_NV / self.softcap)
+
     def loss(self, hidden_ND: Tensor, batch: MicroBatch) -> Tensor:
         """Return the summed (weighted) negative log-likelihood of the batch's targets, in nats."""
         return linear_cross_entropy(
@@ -110,7 +118,10 @@ def get_lm_head(model: nn.Module) -> LMHead:
             head.modules_to_save[n] for n in head.active_adapters if n in head.modules_to_save
         ]
         head = copies[0] if copies and not head.disable_adapters else head.original_module
-    if type(head) not in (nn.Linear, PackedLinear):
+    weight_VD = getattr(head, "weight", None)
+    if hasattr(head, "token_adapter"):  # PEFT's trained tokens, in a head tied to the embeddings
+        head = head.token_adapter.base_layer
+    if type(head) not in (nn.Linear, PackedLinear) or weight_VD is None:
         raise EnvironmentProblem(
             f"the output head is a {type(head).__name__}, but only a plain linear head can be "
             "fused with the loss",
@@ -119,7 +130,7 @@ def get_lm_head(model: nn.Module) -> LMHead:
     scale = getattr(config, "logit_scale", None) or 1.0  # Cohere multiplies, Granite divides
     scale = scale / (getattr(config, "logits_scaling", None) or 1.0)
     softcap = getattr(config, "final_logit_softcapping", None)
-    return LMHead(head.weight, head.bias, softcap, scale)
+    return LMHead(weight_VD, head.bias, softcap, scale)
 
 
 def hidden_at_targets(

@@ -34,6 +34,12 @@ class LinearShape(NamedTuple):
     """Number of experts with such a layer; 1 in a dense model."""
 
     @property
+    def path(self) -> str:
+        """Name of the module within a decoder layer of Llama; other families differ."""
+        is_attention = self.name in ("q_proj", "k_proj", "v_proj", "o_proj")
+        return f"{'self_attn' if is_attention else 'mlp'}.{self.name}"
+
+    @property
     def weights(self) -> int:
         """Number of weights that this layer has in all experts together."""
         return self.out_features * self.in_features * self.experts

@@ -132,16 +132,27 @@ class EstimateSetting:
             *self.shape.targeted_layers(adapter.target_modules),
             *self.shape.targeted_experts(adapter.target_parameters),
         )
-        layer = sum(
-            adapter.rank * (linear.out_features + linear.in_features) * linear.experts
+        adapters = sum(
+            adapter.rank_of(f"model.layers.{layer}.{linear.path}")
+            * (linear.out_features + linear.in_features)
+            * linear.experts
+            + (linear.out_features if adapter.use_dora else 0)
+            for layer in adapter.layers or range(self.shape.layers)
             for linear in targets
         )
+        tokens = len(adapter.trainable_tokens) * self.shape.hidden_size
         saved = sum(
             self.shape.embedding_weights
             for name in adapter.modules_to_save
             if name in _EMBEDDING_MODULES
         )
-        return self.shape.layers * layer + saved
+        return adapters + tokens + saved
+
+    @property
+    def varies_by_layer(self) -> bool:
+        """True if the layers may have different adapters."""
+        adapter = self.adapter
+        return adapter is not None and bool(adapter.layers or adapter.rank_pattern)
 
 
 _EMBEDDING_MODULES = ("lm_head", "embed_tokens")

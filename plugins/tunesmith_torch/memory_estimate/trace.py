@@ -73,7 +73,7 @@ def stretch_few_layers(setting: EstimateSetting, run: Callable[[int], StepTrace]
     ``run`` traces a model with the given number of layers.
     """
     layers = setting.shape.layers
-    if layers > TRACED_LAYERS:
+    if layers > TRACED_LAYERS and not setting.varies_by_layer:
         try:
             few = run(TRACED_LAYERS)
             timeline = few.timeline.stretch_to_layers(layers)
@@ -178,7 +178,8 @@ def _adapted_meta_model(setting: EstimateSetting, config: PretrainedConfig) -> A
             adapted: AdaptedModel = setting.options.adaptation.build(base, precision)
         elif setting.adapter is not None:
             fused = setting.options.fused_kernels
-            adapted = adapt_lora(base, precision, setting.adapter, 0, fused_kernels=fused)
+            adapter = setting.adapter.model_copy(update={"init": "default"})  # reads no weights
+            adapted = adapt_lora(base, precision, adapter, 0, fused_kernels=fused)
         else:
             adapted = adapt_full(base, precision)
     if setting.options.gradient_checkpointing:

@@ -12,7 +12,7 @@ the unchanged base model, because the sum of two low-rank updates is a low-rank 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -80,6 +80,9 @@ def adapt_model(
         if adapter is None:
             return adapt_full(base, precision)
         adapted = adapt_lora(base, precision, adapter, seed, fused_kernels=fused_kernels)
+        if adapter.changes_base:
+            initial = _scaled_matrices(cast(PeftModel, adapted.model), INITIAL)
+            adapted = replace(adapted, initial=initial)
     elif adapter is None:
         merged = attach_adapter(base, initial_model.path).merge_and_unload()
         return adapt_full(replace(base, model=merged), precision)
@@ -151,7 +154,8 @@ def combine_with_initial(adapted: AdaptedModel, initial_model: InitialModel) -> 
     """
     model = cast(PeftModel, adapted.model)
     add_frozen_adapter(model, initial_model.path, MERGED_ADAPTER_NAME)
-    return _sum_adapters(adapted, model, (MERGED_ADAPTER_NAME, model.active_adapter))
+    names = (MERGED_ADAPTER_NAME, model.active_adapter)
+    return _sum_adapters(adapted, model, [_scaled_matrices(model, name) for name in names])
 
 
 @contextmanager
@@ -159,13 +163,19 @@ def reference_policy(adapted: AdaptedModel) -> Iterator[None]:
     """Inside the ``with`` block, turn an adapted model into the policy that training started from.
 
     Raises:
-        UsageError: all weights are trained, so the initial weights no longer exist.
+        UsageError: the initial weights no longer exist, because all weights are trained or the
+            adapter's initialization has changed them.
     """
     model = adapted.model
     if not isinstance(model, PeftModel):
         raise UsageError(
             "a fully trained model has no reference policy",
             hint='set `adapt` to "lora" in the options of the technique or stage',
+        )
+    if adapted.initial is not None:
+        raise UsageError(
+            "adapter.init: this initialization changes the base model, which is needed unchanged",
+            hint='set adapter.init = "default"',
         )
     if POLICY not in model.peft_config:
         with model.disable_adapter():
@@ -226,20 +236,27 @@ def add_frozen_adapter(model: PeftModel, folder: Path, name: str) -> None:
 
 
 def combine_adapters(adapted: AdaptedModel) -> AdaptedModel:
-    """Return the policy with its two adapters combined into one for the unchanged base model.
+    """Return the trained model as one adapter for the unchanged base model.
 
+    A policy is the sum of its two adapters. An adapter whose initial values were subtracted from
+    the base weights W becomes its difference from them: ``W - B0 A0 + B A = W + [B, -B0] [A; A0]``.
     Other models are returned unchanged.
     """
     model = adapted.model
+    if adapted.initial is not None:
+        assert isinstance(model, PeftModel)
+        subtracted = {name: (a_RD, -b_DR) for name, (a_RD, b_DR) in adapted.initial.items()}
+        return _sum_adapters(adapted, model, [_scaled_matrices(model, INITIAL), subtracted])
     if not isinstance(model, PeftModel) or POLICY not in model.peft_config:
         return adapted
-    return _sum_adapters(adapted, model, (INITIAL, POLICY))
+    return _sum_adapters(adapted, model, [_scaled_matrices(model, n) for n in (INITIAL, POLICY)])
 
 
-def _sum_adapters(adapted: AdaptedModel, model: PeftModel, names: tuple[str, str]) -> AdaptedModel:
+def _sum_adapters(
+    adapted: AdaptedModel, model: PeftModel, parts: Sequence[Mapping[str, tuple[Tensor, Tensor]]]
+) -> AdaptedModel:
     """Return the model with the sum of two adapters as its only adapter."""
-    parts = [_scaled_matrices(model, name) for name in names]
-    total_rank = sum(model.peft_config[name].r for name in names)
+    total_rank = sum(max(len(a_RD) for a_RD, _ in part.values()) for part in parts)
     modules = sorted({name for part in parts for name in part})
     state: dict[str, Tensor] = {}
     for name in modules:
@@ -255,7 +272,7 @@ def _sum_adapters(adapted: AdaptedModel, model: PeftModel, names: tuple[str, str
         r=total_rank,
         lora_alpha=total_rank,  # a scale of 1: the matrices already contain the scales
         target_modules=[name.removeprefix("base_model.model.") for name in modules],
-        fan_in_fan_out=model.peft_config[names[0]].fan_in_fan_out,
+        fan_in_fan_out=model.peft_config[INITIAL].fan_in_fan_out,
         bias="none",
     )
     base_model = cast(Any, model).unload()
@@ -282,7 +299,7 @@ def _scaled_matrices(model: PeftModel, adapter: str) -> dict[str, tuple[Tensor, 
     state = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
     names = [name.removesuffix(".lora_A.weight") for name in state if ".lora_A." in name]
     pairs = {name: [state[f"{name}.lora_{x}.weight"].float() for x in "AB"] for name in names}
-    return {name: (a_RD, b_DR * scale) for name, (a_RD, b_DR) in pairs.items()}
+    return {name: (a_RD.clone(), b_DR * scale) for name, (a_RD, b_DR) in pairs.items()}
 
 
 def _refuse_not_summable(config: LoraConfig, where: str) -> None:
@@ -296,11 +313,13 @@ def _refuse_not_summable(config: LoraConfig, where: str) -> None:
         or config.modules_to_save
         or config.rank_pattern
         or getattr(config, "target_parameters", None)
+        or getattr(config, "trainable_token_indices", None)
+        or config.init_lora_weights in ("pissa", "olora")
     )
     if config.peft_type != "LORA" or not plain or config.alpha_pattern or config.bias != "none":
         raise UsageError(
             f"{where}: only plain LoRA adapters can be added together; "
-            "this one uses DoRA, modules_to_save, target_parameters, rank or alpha patterns, or a "
-            "bias",
+            "this one uses DoRA, modules_to_save, target_parameters, trained tokens, rank or alpha "
+            "patterns, a bias, or an initialization that changes the base model",
             hint="merge the earlier adapter into its base model and set `from` to that folder",
         )

@@ -31,7 +31,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tunesmith.errors import UsageError
-from tunesmith_torch.options.adaptation import AdapterOptions
+from tunesmith_torch.options.adaptation import AdapterOptions, matches_pattern
 
 __all__ = ["AdapterTargets"]
 
@@ -41,6 +41,8 @@ _ADAPTABLE = (nn.Linear, Conv1D, nn.Embedding, *_CONVOLUTIONS)
 MAMBA_TYPES = {"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"}
 """Model types whose ``out_proj`` PEFT does not adapt."""
 _MODULES_KEY = "technique.adapter.target_modules"
+_NOT_STACKED = ("dropout", "use_dora", "init", "layers")
+"""Options that PEFT does not support for stacked parameters."""
 _PARAMETERS_KEY = "technique.adapter.target_parameters"
 
 
@@ -64,10 +66,13 @@ class AdapterTargets:
         modules = find_text_modules(model)
         chosen = _choose_modules(model, modules, options)
         rerouted = _rerouted_names(model, {_last_part(name) for name in chosen})
+        _check_named(model, options, chosen)
         direct = {n: m for n, m in chosen.items() if _last_part(n) not in rerouted}
         weights = [f"{name}.weight" for name in chosen if name not in direct]
-        if weights and (options.dropout or options.use_dora):
-            option = "dropout" if options.dropout else "use_dora"
+        plain = AdapterOptions()
+        others = [n for n in _NOT_STACKED if getattr(options, n) != getattr(plain, n)]
+        if weights and others:
+            option = others[0]
             raise UsageError(
                 f"technique.adapter.{option}: PEFT does not support it for {format_names(weights)} "
                 f"in {model.config.model_type} models",
@@ -155,6 +160,26 @@ def _choose_modules(
         chosen.update(found)
     _refuse_tied_targets(model, chosen)
     return chosen
+
+
+def _check_named(
+    model: PreTrainedModel, options: AdapterOptions, chosen: Mapping[str, nn.Module]
+) -> None:
+    """Raise an error for patterns, layers and tokens that match nothing, which PEFT ignores."""
+    for key in ("rank_pattern", "alpha_pattern"):
+        for pattern in getattr(options, key):
+            if not any(matches_pattern(pattern, name) for name in chosen):
+                raise UsageError(
+                    f'technique.adapter.{key}: no module with an adapter is named "{pattern}"',
+                    hint=f"modules with an adapter: {', '.join(_last_parts(chosen))}",
+                )
+    config = model.config.get_text_config()
+    limits = {"layers": config.num_hidden_layers, "trainable_tokens": config.vocab_size}
+    for key, limit in limits.items():
+        if beyond := [number for number in getattr(options, key) if number >= limit]:
+            raise UsageError(
+                f"technique.adapter.{key}: {beyond[0]} does not exist; the last one is {limit - 1}"
+            )
 
 
 def _linear_layers(

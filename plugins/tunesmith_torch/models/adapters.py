@@ -5,7 +5,7 @@ A technique combines this choice of weights with an objective.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,7 +16,7 @@ from tunesmith_torch.runtime import peft_import  # must precede peft
 # isort: split
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer, ParamWrapper
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunesmith.events import JSON
@@ -47,6 +47,9 @@ class AdaptedModel:
     """The weights to save: only the adapter, or all."""
     details: JSON
     """Facts about the adaptation for reports: what was adapted, rank, target modules."""
+    initial: Mapping[str, tuple[Tensor, Tensor]] | None = None
+    """The initial adapter's A and scaled B by module, if it was subtracted from the base weights;
+    None if the base weights are unchanged."""
 
     @property
     def named_trainable_parameters(self) -> list[tuple[str, nn.Parameter]]:
@@ -138,7 +141,9 @@ def build_lora_config(
     targets = AdapterTargets.resolve(model, options)
     saved_names = {name.rsplit(".", 1)[-1] for name in targets.modules_to_save}
     is_tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
-    tie_weights = is_tied and bool(saved_names & _embedding_names(model))
+    tie_weights = is_tied and bool(
+        saved_names & _embedding_names(model) or options.trainable_tokens
+    )
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=options.rank,
@@ -150,6 +155,11 @@ def build_lora_config(
         fan_in_fan_out=targets.are_conv1d,
         use_rslora=options.use_rslora,
         use_dora=options.use_dora,
+        init_lora_weights=True if options.init == "default" else options.init,
+        rank_pattern=options.rank_pattern,
+        alpha_pattern=options.alpha_pattern,
+        layers_to_transform=options.layers or None,
+        trainable_token_indices=options.trainable_tokens or None,
         ensure_weight_tying=tie_weights,
         bias="none",
     )

@@ -21,7 +21,10 @@ from tunesmith_torch.models.model_folder import find_weight_files
 NAMED = 3
 """Number of tensors that a message names."""
 _PREFIX = "base_model.model."
-_PARTS = (".lora_", ".hada_", ".lokr_", ".ia3_", ".oft_", ".boft_", ".vera_", ".base_layer")
+_PARTS = (
+    *(".lora_", ".hada_", ".lokr_", ".ia3_", ".oft_", ".boft_", ".vera_", ".base_layer"),
+    ".token_adapter",
+)
 """The beginning of an adapter's own part in the name of a tensor."""
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 

@@ -59,15 +59,24 @@ class MasterWeights:
                 hint="choose other modules in technique.adapter.target_modules, or a technique "
                 "that trains such a model",
             )
+        adapter = options.adaptation.adapter
+        ratio = adapter.b_rate_ratio if adapter is not None else 1.0
+        groups: dict[tuple[bool, float], list[nn.Parameter]] = {(True, 1.0): [], (False, 1.0): []}
+        for name, master in self._by_name():
+            faster = ".lora_B." in name or ".lora_embedding_B." in name
+            groups.setdefault((master.ndim >= 2, ratio if faster else 1.0), []).append(master)
+        self._optimizer_name: adamw.OptimizerName = options.optimizer.name
         # No decay for norm weights and biases, as is common: they scale and shift activations, and
         # pulling them to zero regularizes nothing.
-        decayed = [master for _, master in self._pairs if master.ndim >= 2]
-        others = [master for _, master in self._pairs if master.ndim < 2]
-        self._optimizer_name: adamw.OptimizerName = options.optimizer.name
+        decay = options.optimizer.weight_decay
         self.optimizer = adamw.build_optimizer(
             [
-                {"params": decayed, "weight_decay": options.optimizer.weight_decay},
-                {"params": others, "weight_decay": 0.0},
+                {
+                    "params": masters,
+                    "weight_decay": decay if is_matrix else 0.0,
+                    "rate_ratio": ratio,
+                }
+                for (is_matrix, ratio), masters in groups.items()
             ],
             options,
         )
@@ -106,7 +115,7 @@ class MasterWeights:
         ``transform`` may change the update. All master weights are copied only if it is given.
         """
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["rate_ratio"]
         before = {name: x.detach().clone() for name, x in self._by_name()} if transform else {}
         self.optimizer.step()
         with torch.no_grad():

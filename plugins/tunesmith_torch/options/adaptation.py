@@ -5,9 +5,10 @@ The choice is independent of the objective: every objective works with every :cl
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -77,6 +78,64 @@ class AdapterOptions(Options):
         ),
     )
 
+    init: Literal["default", "gaussian", "orthogonal", "pissa", "olora"] = Field(
+        default="default",
+        description=(
+            "Initial adapters. default: A random and B zero; gaussian: the same with normal random "
+            "numbers; orthogonal: orthogonal A and B; pissa: the largest singular vectors of the "
+            "weights; olora: their QR decomposition. The last two change the base model in memory, "
+            "so the artifact has twice the rank."
+        ),
+    )
+    b_rate_ratio: float = Field(
+        default=1.0,
+        ge=1,
+        le=1000,
+        description=(
+            "LoRA+: how much faster the matrices B learn than the matrices A; 16 is common, with "
+            "a lower `learning_rate`."
+        ),
+    )
+    rank_pattern: dict[str, Annotated[int, Field(ge=1, le=1024)]] = Field(
+        default={},
+        description=(
+            "Other ranks by regular expression for the end of a module's name, such as q_proj or "
+            "layers.0.mlp.down_proj. The first one that matches counts."
+        ),
+    )
+    alpha_pattern: dict[str, Annotated[float, Field(gt=0, le=65536)]] = Field(
+        default={}, description="Other values of alpha, by the same kind of regular expression."
+    )
+    layers: list[Annotated[int, Field(ge=0)]] = Field(
+        default=[], description="Numbers of the layers that get adapters, from 0. Empty: all."
+    )
+    trainable_tokens: list[Annotated[int, Field(ge=0)]] = Field(
+        default=[],
+        description=(
+            "Ids of tokens whose embeddings are also trained, such as those of new special tokens."
+        ),
+    )
+
+    @property
+    def changes_base(self) -> bool:
+        """True if the initialization changes the base weights in memory."""
+        return self.init in ("pissa", "olora")
+
+    def rank_of(self, module: str) -> int:
+        """Return the rank of a module's adapter, by the module's name."""
+        matches = (r for key, r in self.rank_pattern.items() if matches_pattern(key, module))
+        return next(matches, self.rank)
+
+    @field_validator("rank_pattern", "alpha_pattern")
+    @classmethod
+    def _check_patterns(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for pattern in value:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f'"{pattern}" is not a regular expression: {error}') from None
+        return value
+
     @field_validator("target_modules", "target_parameters", "modules_to_save")
     @classmethod
     def _refuse_empty_names(cls, value: Any) -> Any:
@@ -96,6 +155,7 @@ class AdapterOptions(Options):
         if self.target_parameters and (self.dropout or self.use_dora):
             option = "dropout" if self.dropout else "use_dora"
             raise ValueError(f"`{option}` cannot be used with `target_parameters`")
+        self._check_init()
         twice = [name for name in self.modules_to_save if name in self.target_modules]
         if twice and self.target_modules != "all-linear":
             raise ValueError(
@@ -103,6 +163,30 @@ class AdapterOptions(Options):
                 "adapter or is trained fully, so remove it from one of them"
             )
         return self
+
+    def _check_init(self) -> None:
+        """Raise an error if the initialization cannot be combined with another option."""
+        names = {"default": (), "gaussian": ("target_parameters",)}.get(
+            self.init, ("target_parameters", "use_dora", "trainable_tokens")
+        )
+        if self.changes_base:  # the artifact is the difference from a plain initial adapter
+            names += ("rank_pattern", "alpha_pattern", "modules_to_save")
+        for name in names:
+            if getattr(self, name):
+                raise ValueError(f'`{name}` cannot be used with init = "{self.init}"')
+        if self.init == "orthogonal" and any(
+            r % 2 for r in (self.rank, *self.rank_pattern.values())
+        ):
+            raise ValueError('init = "orthogonal" needs an even `rank`')
+        if self.trainable_tokens and {"embed_tokens", "lm_head"} & {*self.modules_to_save}:
+            raise ValueError("`trainable_tokens` are trained with `modules_to_save`; remove them")
+        if self.layers and self.target_parameters:
+            raise ValueError("`layers` cannot be used with `target_parameters`")
+
+
+def matches_pattern(pattern: str, module: str) -> bool:
+    """Return True if a pattern of PEFT matches the end of a module's name."""
+    return bool(re.match(rf"(.*\.)?({pattern})$", module))
 
 
 class QuantizationOptions(Options):

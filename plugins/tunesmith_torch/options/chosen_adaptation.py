@@ -53,11 +53,16 @@ class ChosenAdaptationOptions(TrainingOptions):
         return table
 
     @model_validator(mode="after")
-    def _refuse_unused_dropout(self) -> ChosenAdaptationOptions:
+    def _refuse_other_reference(self) -> ChosenAdaptationOptions:
         if self.adapter.dropout and not self.USES_DROPOUT:
             raise ValueError(
                 "`adapter.dropout` must be 0: the loss compares the policy with log-probabilities "
                 "computed without dropout"
+            )
+        if self.adapter.changes_base and not self.USES_DROPOUT:
+            raise ValueError(
+                f'`adapter.init` = "{self.adapter.init}" changes the base model, but the loss '
+                "compares the policy with it"
             )
         return self
 

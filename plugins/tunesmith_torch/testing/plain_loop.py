@@ -169,11 +169,15 @@ def _adapt(model: PreTrainedModel, fields: Mapping[str, Any], *, use_fp32: bool)
 
 
 def peft_config(fields: Mapping[str, Any]) -> PeftConfig:
-    """Return a PEFT config with the fields that the installed PEFT knows, except rank patterns."""
+    """Return a PEFT config with the fields that the installed PEFT knows.
+
+    The ranks in a config that AdaLoRA has saved are those after training, so they are left out.
+    """
     config_class: type[PeftConfig] = PEFT_TYPE_TO_CONFIG_MAPPING[str(fields["peft_type"])]
     known = set(config_class.__dataclass_fields__) - {"peft_type", "auto_mapping", "peft_version"}
     values = {name: value for name, value in fields.items() if name in known and value is not None}
-    values.pop("rank_pattern", None)
+    if fields["peft_type"] == "ADALORA":
+        values.pop("rank_pattern", None)
     return config_class(**{**values, "task_type": "CAUSAL_LM", "inference_mode": False})
 
 

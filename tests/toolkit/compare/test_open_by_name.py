@@ -10,7 +10,7 @@ import pytest
 import tunesmith
 from tunesmith.errors import UsageError
 from tunesmith.records import Message
-from tunesmith_torch.compare.open_by_name import open_by_name
+from tunesmith_torch.compare.open_by_name import find_tokenizer, open_by_name
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
 RUN = """
@@ -50,3 +50,11 @@ def test_open_a_run_its_artifact_and_its_base_model(project: Path) -> None:
 def test_an_unknown_model_name_is_an_error(project: Path) -> None:
     with pytest.raises(UsageError, match=r"evaluators\.run: no run or model"):
         open_by_name("nowhere://nothing", option="evaluators.run")
+
+
+def test_the_tokenizer_is_found_without_opening_the_model(project: Path) -> None:
+    """That of a run is its base model's."""
+    for name in ("model", "out/run", "out/run/adapter"):
+        assert find_tokenizer(str(project / name), "option") == project / "model"
+    with pytest.raises(UsageError, match="option: no run or model"):
+        find_tokenizer("nowhere://nothing", "option")

@@ -58,6 +58,8 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
         ("qwen3_moe", {"use_rslora": True}),
         ("gpt2", {}),
         ("llama", {"modules_to_save": ["lm_head"]}),
+        ("llama", {"rank_pattern": {"q_proj": 2}, "layers": [1]}),
+        ("llama", {"trainable_tokens": [5, 42]}),
     ],
 )
 def test_both_ways_of_merging_give_the_same_bits(

@@ -132,6 +132,30 @@ def test_loss_and_gradients_with_a_trained_copy_of_the_head() -> None:
         assert get_lm_head(model).weight_VD is original
 
 
+@pytest.mark.parametrize("name", ["Llama tied", "Gemma2", "Granite", "Cohere", "Llama biased"])
+def test_logits_equal_the_models_own(name: str) -> None:
+    model = build(name).eval()
+    examples, _, padded = batches()
+    found_NV = get_lm_head(model).logits(hidden_at_targets(model, padded))
+    model.set_attn_implementation("eager")
+    expected = []
+    for example in examples:
+        logits_TV = model(input_ids=torch.tensor(example.ids)[None], use_cache=False).logits[0]
+        expected.append(logits_TV[:-1][torch.tensor(example.trained)[1:]])
+    torch.testing.assert_close(found_NV, torch.cat(expected), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_trained_tokens_take_part_in_a_tied_head(tied: bool) -> None:
+    config = peft.LoraConfig(r=4, target_modules=["q_proj"], trainable_token_indices=[3, 9])
+    model = peft.get_peft_model(build("Llama tied" if tied else "Llama untied"), config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "trainable_tokens" in name:
+                parameter.mul_(2)
+    check_equals_reference(model, trim=True)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_logprob_difference_is_rounding(name: str) -> None:
     model = build(name)

@@ -13,6 +13,7 @@ from tests.benchmarks.memory_loops import Prediction, predict
 from tests.benchmarks.public_models import config_of
 
 from tunesmith_torch.memory_estimate.model_shape import ModelShape
+from tunesmith_torch.testing import plain_loop
 
 FILE = Path(__file__).parents[4] / "shared" / "data" / "memory_cases.json"
 
@@ -80,6 +81,19 @@ def test_a_method_that_cannot_be_traced_may_materialize_its_update() -> None:
     assert "taken instead: KeyError" in wide.basis
     weights = 2 * 1.24e9
     assert wide.high - narrow.high > weights
+
+
+def test_ranks_of_single_modules_count() -> None:
+    """PEFT's comparison publishes 194,535,936 trained weights for OSF in the 28 layers."""
+    ranks = dict.fromkeys(("q_proj", "o_proj", "gate_proj", "down_proj", "up_proj"), 2944)
+    adapter = {
+        "peft_type": "OSF", "rank_pattern": {**ranks, "k_proj": 896, "v_proj": 896},
+        "target_modules": [*ranks, "k_proj", "v_proj"],
+    }  # fmt: skip
+    config = config_of("meta-llama/Llama-3.2-3B")
+    assert config is not None
+    loop = plain_loop.LoopConfig(batch=1, sequence=32, adapter=adapter)
+    assert plain_loop.trace_layers(config, loop, 1).trainable_parameters == 194_535_936 // 28
 
 
 @pytest.mark.parametrize(

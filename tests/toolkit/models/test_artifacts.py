@@ -48,6 +48,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "some targets": {"adapter__target_modules": ["q_proj", "down_proj"]},
     "trained head": {"adapter__modules_to_save": ["lm_head"]},
     "trained embeddings": {"adapter__modules_to_save": ["embed_tokens"]},
+    "trained tokens": {"adapter__trainable_tokens": [5, 42]},
+    "other ranks": {"adapter__rank_pattern": {"q_proj": 2}, "adapter__layers": [1]},
+    "orthogonal": {"adapter__init": "orthogonal"},
 }
 
 

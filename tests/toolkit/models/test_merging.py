@@ -108,6 +108,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "use_dora": {"adapter__use_dora": True},
     "trained head": {"adapter__modules_to_save": ["lm_head"]},
     "trained embeddings": {"adapter__modules_to_save": ["embed_tokens"]},
+    "trained tokens": {"adapter__trainable_tokens": [5, 42]},
+    "PiSSA": {"adapter__init": "pissa"},
 }
 
 

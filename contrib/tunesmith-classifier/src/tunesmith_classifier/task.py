@@ -206,7 +206,7 @@ class ClassifierTask(TrainingTask[LabeledRows]):
             text = f"not calibrated: needs {MIN_CALIBRATION_ROWS} validation rows"
         session.job.emit(FindingReported(level="info", source="calibration", message=text))
         if session.options.adapt == "lora":
-            return session.adapted
+            return super().finalize(session)
         return replace(session.adapted, model=cast(Any, _NoAdapter()))
 
     def _write(self, folder: Path) -> None:

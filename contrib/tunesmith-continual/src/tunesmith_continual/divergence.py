@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import kl_div, linear
+from torch.nn.functional import kl_div
 
 from tunesmith_torch.data.packing import Example, MicroBatch, collate
 from tunesmith_torch.losses.selected_positions import get_lm_head, hidden_at_targets
@@ -55,12 +55,7 @@ class PreviousModel:
 
 def compute_logprobs(model: Any, batch: MicroBatch) -> Tensor:
     """Return the log-probabilities of the whole vocabulary at the loss positions, in fp32."""
-    head = get_lm_head(model)
-    logits_NV = linear(hidden_at_targets(model, batch), head.weight_VD, head.bias_V)
-    logits_NV = logits_NV.float() * head.scale
-    if head.softcap is not None:
-        logits_NV = head.softcap * torch.tanh(logits_NV / head.softcap)
-    return logits_NV.log_softmax(-1)
+    return get_lm_head(model).logits(hidden_at_targets(model, batch)).log_softmax(-1)
 
 
 def count_trained(example: Example) -> int:

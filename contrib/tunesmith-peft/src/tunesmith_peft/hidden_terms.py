@@ -40,8 +40,6 @@ TABLE = "peft"
 
 def build_additions(method: Method, options: PeftOptions) -> Iterator[Addition]:
     """Yield the additions to the training that the method and the options require."""
-    if options.b_rate_ratio != 1:
-        yield Addition(build=LoraPlus, table="lora-plus")
     if _kind_of(method, options.options) is not PeftAddition:
         yield Addition(build=partial(build_term_and_hook, method, options.options), table=TABLE)
 
@@ -160,24 +158,6 @@ class PeftHook(PeftAddition):
             for name in names
             if (ratings := getattr(module, name, {}).get("default")) is not None
         }
-
-
-class LoraPlus(PeftAddition):
-    """Multiplies the learning rate of LoRA's matrices B (Hayou et al. 2024, LoRA+, section 4).
-
-    AdamW's update, with weight decay, is proportional to the learning rate.
-    """
-
-    def __init__(self, context: AdditionContext) -> None:
-        super().__init__(context)
-        self.ratio: float = context.job.config.b_rate_ratio
-
-    def transform_update(self, update: Update) -> None:
-        """Multiply the update of each matrix B."""
-        for name, after in update.after.items():
-            if "lora_B" in name or "lora_embedding_B" in name:
-                before = update.before[name]
-                after.copy_(before + self.ratio * (after - before))
 
 
 class PeftTermAndHook(PeftTerm, PeftHook):

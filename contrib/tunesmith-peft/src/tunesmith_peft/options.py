@@ -77,7 +77,10 @@ class PeftOptions(SupervisedOptions):
     def adaptation(self) -> Adaptation:
         """The adapter, and how the base model is stored."""
         rank = self.options.get("r")
-        adapter = AdapterOptions(rank=rank if isinstance(rank, int) and 0 < rank <= 1024 else 8)
+        adapter = AdapterOptions(
+            rank=rank if isinstance(rank, int) and 0 < rank <= 1024 else 8,
+            b_rate_ratio=self.b_rate_ratio,
+        )
         if self.quantization is None:
             return Adaptation("lora", adapter, None, self._build)
         return Adaptation("qlora", adapter, self.quantization, self._build)

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 KEY = "technique.adapter"
+_NAMES = (
+    *("target_parameters", "modules_to_save", "rank_pattern", "alpha_pattern", "layers"),
+    "trainable_tokens",
+)
+"""Options that name parts of the model."""
 
 
 def review_adapters(plan: Plan) -> Iterator[Finding]:
@@ -53,8 +58,7 @@ def _list_stages(config: BaseModel) -> Iterator[tuple[str, TrainingOptions]]:
 
 
 def _names_modules(adapter: AdapterOptions) -> bool:
-    named = adapter.target_modules != "all-linear"
-    return bool(named or adapter.target_parameters or adapter.modules_to_save)
+    return adapter.target_modules != "all-linear" or any(getattr(adapter, n) for n in _NAMES)
 
 
 def _find_problem(config: Mapping[str, Any], options: TrainingOptions) -> UsageError | None:

@@ -56,7 +56,7 @@ REFUSED = {
     "disable_shuffling": "rows are always shuffled",
     "adapter_name_or_path": "set technique.from to start from an adapter",
     "freeze_trainable_layers": "training of some layers is not supported",
-    "pissa_init": "this initialization is not supported",
+    "pissa_init": 'set technique.adapter.init = "pissa"',
     "pref_ftx": "a supervised term in the preference loss is not supported",
     "ref_model": "the reference is the model that training starts from",
     "rope_scaling": "the positions of the model are not changed",
