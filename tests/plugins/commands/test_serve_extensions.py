@@ -461,6 +461,23 @@ def test_models_are_added_replaced_and_removed_while_the_server_runs() -> None:
         assert ask(running) == tuned
 
 
+def test_a_model_is_loaded_when_it_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first request for it waits for it, and is answered by it."""
+    extension, built = changing()
+
+    def choose(request: ServedRequest) -> str | None:
+        user = request.headers.get("x-user")
+        if user:
+            built.changes = {user: other_model()}
+        return user
+
+    monkeypatch.setattr(built, "choose", choose)
+    with run_server(extensions=[extension]) as running:
+        tuned = ask(running)
+        found = ask(running, {"X-User": "ann"})
+        assert found["model"] == "ann" and found["choices"] != tuned["choices"]
+
+
 def test_a_removed_model_finishes_its_answers() -> None:
     extension, built = changing()
     slow = SlowModel()
