@@ -17,14 +17,28 @@ for name in [n for n in os.environ if n.startswith("TUNESMITH_")]:
 
 from people import invoke, write_run  # noqa: E402
 
+from tunesmith_torch.testing.tiny_model import save_tiny_model  # noqa: E402
+
 pytest_plugins = ["tunesmith.testing.fixtures", "tunesmith_torch.testing.fixtures"]
 
 
 @pytest.fixture(scope="session")
-def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def able_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model whose frozen head can give any token a high probability."""
+    changes = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "initializer_range": 0.2,
+        "tie_word_embeddings": False,
+    }
+    return save_tiny_model(tmp_path_factory.mktemp("able"), changes=changes)
+
+
+@pytest.fixture(scope="session")
+def finished(able_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run with twenty users, five of them with shuffled answers."""
     folder = tmp_path_factory.mktemp("people")
-    done = invoke("run", write_run(folder, tiny_model), "--out", folder / "run", "-q")
+    done = invoke("run", write_run(folder, able_model), "--out", folder / "run", "-q")
     assert done.exit_code == 0, done.output
     return folder / "run"
 

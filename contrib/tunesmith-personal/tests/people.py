@@ -29,12 +29,12 @@ TECHNIQUE: dict[str, Any] = {
     "learning_rate": 1e-3,
     "precision": "fp32",
     "adapter": {"rank": 8, "alpha": 16.0, "target_modules": "all-linear"},
-    "users": {"learning_rate": 2e-2, "epochs": 12.0, "batch_size": 8, "pull": 0.01, "patience": 4},
+    "users": {"learning_rate": 1e-2, "epochs": 8.0, "batch_size": 8, "pull": 0.01, "patience": 4},
     "validation": {"every": 0},
 }
 
 
-def make_rows(users: int = 20, count: int = 60, shuffled: int = 0) -> list[dict[str, str]]:
+def make_rows(users: int = 20, count: int = 40, shuffled: int = 0) -> list[dict[str, str]]:
     """Return rows; every user has an own private answer to each intent."""
     rows = []
     for number in range(users):
@@ -45,7 +45,7 @@ def make_rows(users: int = 20, count: int = 60, shuffled: int = 0) -> list[dict[
             intent = INTENTS[n % len(INTENTS)]
             answer = names[intent]
             if number >= users - shuffled:
-                answer = rng.choice([*names.values()])
+                answer = f"{rng.choice(WORDS)} {rng.choice(WORDS)}"
             prompt = f"{intent} {n} {user[:4]}"
             rows.append({"prompt": prompt, "completion": answer, "user": user})
     return rows
@@ -87,7 +87,11 @@ def write_run(folder: Path, model: Path, **technique: Any) -> Path:
         "split": {"use": "per-user"},
         "technique": {"use": "personal", **TECHNIQUE, **technique},
         "baselines": {"use": ["majority"]},
-        "evaluators": [{"use": "exact-match", "max_new_tokens": 8}, {"use": "personal"}],
+        # Keywords give the answer away, so a classifier would be served in place of the adapters.
+        "evaluators": [
+            {"use": "exact-match", "max_new_tokens": 8},
+            {"use": "personal", "baselines": ["shared", "shared-retrieval", "base-retrieval"]},
+        ],
     }
     path = folder / "run.toml"
     path.write_text(tomli_w.dumps(tables), encoding="utf-8")
