@@ -97,7 +97,7 @@ def main() -> None:
         users = add_users(run, asked.users)
         alone = answer_alone(run, users)
         file = Path(name) / "extensions.toml"
-        table = f'[personal]\nrun = "{run}"\nserve = "all"\nresident = {asked.resident}\n'
+        table = f'[users]\nrun = "{run}"\nserve = "all"\nresident = {asked.resident}\n'
         file.write_text(table, encoding="utf-8")
         command = [sys.executable, "-m", "tunesmith", "serve", str(run), "--model", "tuned"]
         process = subprocess.Popen(

@@ -90,7 +90,7 @@ def write_run(folder: Path, model: Path, **technique: Any) -> Path:
         # Keywords give the answer away, so a classifier would be served in place of the adapters.
         "evaluators": [
             {"use": "exact-match", "max_new_tokens": 8},
-            {"use": "personal", "baselines": ["shared", "shared-retrieval", "base-retrieval"]},
+            {"use": "user-gain", "baselines": ["shared", "shared-retrieval", "base-retrieval"]},
         ],
     }
     path = folder / "run.toml"

@@ -24,7 +24,7 @@ def result(run: Path, evaluator: str, metric: str, model: str = "tuned") -> Any:
     return api.read_report(run).measured[model, evaluator, metric]
 
 
-def rows_of(run: Path, name: str = "tuned.personal") -> list[Any]:
+def rows_of(run: Path, name: str = "tuned.user-gain") -> list[Any]:
     path = run / "evaluations" / f"{name}.jsonl"
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
@@ -46,7 +46,7 @@ def test_only_own_adapters_know_private_names(finished: Path) -> None:
     right = [row["exact-match"]["value"] for row in shared if row["group"] in names]
     assert own >= 0.80
     assert sum(right) / len(right) <= 0.25
-    scores = result(finished, "personal", "served").details["mean_scores"]
+    scores = result(finished, "user-gain", "served").details["mean_scores"]
     assert {"own", "shared", "shared-retrieval", "base-retrieval"} == scores.keys()
 
 
@@ -57,7 +57,7 @@ def test_users_with_shuffled_answers_are_served_a_baseline(finished: Path) -> No
 
 
 def test_the_report_names_no_user(finished: Path) -> None:
-    details = result(finished, "personal", "served").details
+    details = result(finished, "user-gain", "served").details
     assert "user-0" not in json.dumps(details)
     assert sum(details["served"].values()) == 20
     assert details["expected_share_harmed"] <= 0.05
@@ -204,7 +204,7 @@ def test_forget_leaves_nothing_behind_and_the_others_as_they_were(
     assert "shared adapter has learned" in " ".join(done.output.split())
     assert search(run, needles) == []
     assert all(torch.equal(store.vector(store.require(u)), v) for u, v in vectors.items())
-    assert result(run, "personal", "served").value == result(finished, "personal", "served").value
+    assert result(run, "user-gain", "served").value == result(finished, "user-gain", "served").value
     values = [row["served"]["value"] for row in rows_of(run)]
     assert values == [row["served"]["value"] for row in rows_of(finished)]
     assert invoke("report", run).exit_code == 0

@@ -61,9 +61,12 @@ def extend(run: Path, **options: Any) -> PersonalServing:
     return PersonalServing(PersonalServingOptions(run=str(run), serve="all", **options))
 
 
-def test_a_missing_or_wrong_user_is_refused(finished: Path) -> None:
+def test_a_wrong_user_is_refused_and_a_missing_one_gets_the_shared_adapter(
+    finished: Path,
+) -> None:
     extension = extend(finished)
-    for user in (None, "", "user-99", "user-00,user-01", "USER-00"):
+    assert extension.choose(request(None)) == "tuned"
+    for user in ("", "user-99", "user-00,user-01", "USER-00"):
         with pytest.raises(UsageError):
             extension.choose(request(user))
 
@@ -73,8 +76,7 @@ def test_names_of_models_reveal_no_user_and_give_no_access(finished: Path) -> No
     name = extension.choose(request("user-00"))
     assert name is not None and "user-00" not in name
     assert other.choose(request("user-00")) != name
-    with pytest.raises(UsageError):
-        extension.choose(request(None, model=name))
+    assert extension.choose(request(None, model=name)) == "tuned"
     assert extension.choose(request("user-01", model=name)) != name
 
 
@@ -136,7 +138,7 @@ def address(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """The address of ``tunesmith serve`` with the extension, in its own process."""
     pytest.importorskip("uvicorn")
     file = tmp_path_factory.mktemp("serve") / "extensions.toml"
-    table = f'[personal]\nrun = "{finished}"\nserve = "all"\nresident = 8\n'
+    table = f'[users]\nrun = "{finished}"\nserve = "all"\nresident = 8\n'
     file.write_text(table, encoding="utf-8")
     command = [sys.executable, "-m", "tunesmith", "serve", finished, "--model", "tuned"]
     process = subprocess.Popen(
@@ -179,9 +181,21 @@ def test_mixed_requests_get_the_answers_of_each_user_alone(
 
 
 def test_a_wrong_user_gets_status_400(address: str) -> None:
-    for user in (None, "user-99"):
-        with pytest.raises(urllib.error.HTTPError, match="400"):
-            ask(address, user, PROMPTS[0])
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        ask(address, "user-99", PROMPTS[0])
+
+
+def test_the_name_of_a_model_gives_no_access_to_it(
+    address: str, alone: dict[tuple[str, str], str]
+) -> None:
+    """Without the user's name, a client that has seen the list of models gets the shared one."""
+    assert ask(address, "user-00", PROMPTS[0]) == alone["user-00", PROMPTS[0]]
+    with urllib.request.urlopen(f"{address}/v1/models", timeout=60) as answer:
+        names = [model["id"] for model in json.load(answer)["data"]]
+    own = [name for name in names if name.startswith("user-")]
+    assert own and {ask(address, None, PROMPTS[0], name) for name in own} == {
+        ask(address, None, PROMPTS[0])
+    }
 
 
 def test_the_list_of_models_has_no_users(address: str) -> None:

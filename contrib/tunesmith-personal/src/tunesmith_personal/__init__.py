@@ -1,4 +1,4 @@
-"""Technique ``personal``, splitter ``per-user``, evaluator ``personal``; a store of adapters."""
+"""Technique ``personal``, splitter ``per-user``, evaluator ``user-gain``; a store of adapters."""
 
 from tunesmith.hookspecs import lazy_plugin
 from tunesmith.offers import CommandOffer
@@ -16,7 +16,7 @@ PLUGIN = lazy_plugin(
     tunesmith_techniques=".offer:PERSONAL",
     tunesmith_splitters=".offer:PER_USER",
     tunesmith_evaluators=".offer:EVALUATOR",
-    tunesmith_serve_extensions=".serving:PERSONAL",
+    tunesmith_serve_extensions=".serving:USERS",
     tunesmith_review_plan=".offer:review_plan",
     tunesmith_commands=[
         CommandOffer(

@@ -1,4 +1,4 @@
-"""Evaluator ``personal``: judge every user's own adapter, and decide what each user is served."""
+"""Evaluator ``user-gain``: judge every user's own adapter, and decide what each user is served."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class PersonalEvaluator(RowWise):
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
         """Raise an error, because only a run has a store of adapters."""
         raise UsageError(
-            "personal measures the adapters in a run folder",
+            "user-gain measures the adapters in a run folder",
             hint="evaluate a run folder, or remove this evaluator",
         )
 
@@ -146,7 +146,7 @@ class Candidates:
         values = list(self.run.measure_first(model, records).values)
         if not all(0 <= value <= 1 for value in values):
             raise UsageError(
-                "personal: the first evaluator must rate each answer from 0 to 1",
+                "user-gain: the first evaluator must rate each answer from 0 to 1",
                 hint="list such an evaluator first, for example exact-match",
             )
         return values

@@ -52,7 +52,7 @@ PER_USER: SplitterOffer[PerUserOptions] = SplitterOffer(
     find_clusters=find_users,
 )
 EVALUATOR = EvaluatorOffer(
-    name="personal",
+    name="user-gain",
     summary="whether each user's own adapter beats the best baseline on the user's test rows",
     config=EvidenceOptions,
     build=build_evaluator,

@@ -91,7 +91,7 @@ Baseline = Literal["shared", "shared-retrieval", "base-retrieval", "classifier"]
 
 
 class EvidenceOptions(Options):
-    """Options of the evaluator ``personal``."""
+    """Options of the evaluator ``user-gain``."""
 
     baselines: list[Baseline] = Field(
         ["shared", "shared-retrieval", "base-retrieval", "classifier"],

@@ -1,4 +1,4 @@
-"""Serve extension ``personal``: the user's own adapter, loaded for the first request."""
+"""Serve extension ``users``: the user's own adapter, loaded for the first request."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class PersonalServingOptions(Options):
-    """Table ``[personal]`` of the server's extensions."""
+    """Table ``[users]`` of the server's extensions."""
 
     run: str = Field(
         "",
@@ -38,7 +38,7 @@ class PersonalServingOptions(Options):
     serve: Literal["judged", "all"] = Field(
         "judged",
         description=(
-            "judged: a user gets the own adapter only if the evaluator `personal` decided so. all: "
+            "judged: a user gets the own adapter only if the evaluator `user-gain` decided so. all: "
             "every user with an own adapter gets it."
         ),
     )
@@ -51,7 +51,7 @@ class PersonalServingOptions(Options):
 
 
 class PersonalServing(ServeExtension):
-    """Chooses the model of the user in a header; a request without a known user is rejected."""
+    """Chooses the model of the user in a header; a request with an unknown user is rejected."""
 
     def __init__(self, options: PersonalServingOptions) -> None:
         self._options, self._run = options, Path(options.run)
@@ -71,10 +71,13 @@ class PersonalServing(ServeExtension):
         return self._store
 
     def choose(self, request: ServedRequest) -> str | None:
-        """Return the model of the request's user, whatever model the request names."""
+        """Return the model of the request's user, whatever model the request names.
+
+        Without a user, that is the run's model. A client could otherwise name another user's model.
+        """
         user = request.headers.get(self._options.header.lower())
-        if not user:
-            raise UsageError(f"the header {self._options.header} must name the user")
+        if user is None:
+            return "tuned"
         entry = self.store.find(user)
         if entry is None:
             raise UsageError("there is no user of this name")
@@ -99,7 +102,7 @@ class PersonalServing(ServeExtension):
                 changes[name] = self._load(self._resident[name], load)
             except (TunesmithError, OSError) as error:  # this user's requests fail, no others
                 del self._resident[name]
-                render.print_note(f"personal: cannot load an adapter: {error}", style="bad")
+                render.print_note(f"users: cannot load an adapter: {error}", style="bad")
             else:
                 self._loaded.add(name)
         return changes
@@ -121,8 +124,8 @@ class PersonalServing(ServeExtension):
         return f"user-{blake2b(content, key=self._key, digest_size=12).hexdigest()}"
 
 
-PERSONAL: ServeExtensionOffer[PersonalServingOptions] = ServeExtensionOffer(
-    name="personal",
+USERS: ServeExtensionOffer[PersonalServingOptions] = ServeExtensionOffer(
+    name="users",
     summary="the own adapter of the user that a header names",
     config=PersonalServingOptions,
     build=PersonalServing,

@@ -19,7 +19,7 @@ DEFAULT_TEST_SHARE = 0.2
 class PerUser:
     """Splits the rows of each user by their content, independently of all other users.
 
-    Rows of a user with equal prompts stay together.
+    Rows of a user with equal prompts stay together. Few rows still give one row for each split.
     """
 
     options: PerUserOptions
@@ -41,7 +41,8 @@ class PerUser:
         for user, prompts in _read(records, request.seed).items():
             left = [*prompts]
             for part, size in shares.items():
-                count = 0 if user is None else round(size * len(left))
+                least = 1 if size and len(left) >= 2 else 0
+                count = 0 if user is None else max(least, round(size * len(left)))
                 chosen, left = left[:count], left[count:]
                 parts[part] += [row for prompt in chosen for row in prompts[prompt]]
             parts["train"] += [row for prompt in left for row in prompts[prompt]]
