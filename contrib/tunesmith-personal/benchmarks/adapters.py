@@ -1,4 +1,4 @@
-"""Measure the time of many users' adapters: together, one after the other, and as separate runs.
+"""Measure the CPU time of users' adapters: together, one after the other, and as separate runs.
 
 Run from this folder::
 
@@ -48,13 +48,13 @@ def make_records(users: int) -> list[Completion]:
 
 
 def measure_users(model: Path, folder: Path, users: int, *, together: bool) -> float:
-    """Return the seconds to train all users on a base model in memory, without loading it."""
+    """Return the CPU seconds to train all users on a base model that is already in memory."""
     options = make_options(together)
     trainer = UserTrainer.open(folder, model, options, "cpu", 0)
     people = group_by_user(make_records(users))
-    started = time.perf_counter()
+    started = time.process_time()
     trainer.train(people, {}, lambda event: None)
-    return time.perf_counter() - started
+    return time.process_time() - started
 
 
 def make_options(together: bool) -> PersonalOptions:
@@ -79,7 +79,7 @@ def train_shared(model: Path, folder: Path) -> None:
 
 
 def measure_separate_run(model: Path, folder: Path) -> float:
-    """Return the seconds of ``tunesmith run`` on the rows of one user."""
+    """Return the CPU seconds of ``tunesmith run`` on the rows of one user."""
     folder.mkdir()
     rows = [{"prompt": r.prompt, "completion": r.completion} for r in make_records(1)]
     for name in ("rows.jsonl", "test.jsonl"):
@@ -102,13 +102,14 @@ def measure_separate_run(model: Path, folder: Path) -> float:
     }
     (folder / "run.toml").write_text(tomli_w.dumps(tables), encoding="utf-8")
     command = [sys.executable, "-m", "tunesmith", "run", str(folder / "run.toml")]
-    started = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([*command, "--out", str(folder / "run"), "-q"], check=True, capture_output=True)
-    return time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def main() -> None:
-    """Print the seconds of each arm, their ratios, and the peak memory, as JSON."""
+    """Print the CPU seconds of each arm, their ratios, and the peak memory, as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("--users", type=int, default=100)

@@ -30,7 +30,9 @@ def test_what_is_stored_is_read_back(tmp_path: Path) -> None:
     vectors = fill(tmp_path)
     store = Store(tmp_path)
     store.add([Entry(user="few", note="fewer than 4 rows", rows=2)], {})
-    assert len(store.entries()) == 7 and [e.user for e in store.entries()] == sorted([*vectors, "few"])
+    assert len(store.entries()) == 7 and [e.user for e in store.entries()] == sorted(
+        [*vectors, "few"]
+    )
     for user, vector_P in vectors.items():
         assert torch.equal(store.vector(store.require(user)), vector_P)
     few = store.require("few")

@@ -181,7 +181,7 @@ def test_a_choice_that_fails_is_no_answer_of_another_model(
         assert reply.status == 500 and "the extension users failed" in reply.error["message"]
         chooser.answer = None
         assert ask(running)["model"] == "tuned"
-    assert "extension users of file:users: Traceback" in capfd.readouterr().err
+    assert "extension users of file:users: " in capfd.readouterr().err
 
 
 def test_a_choice_that_takes_too_long_ends_with_the_request() -> None:

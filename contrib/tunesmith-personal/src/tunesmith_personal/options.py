@@ -62,7 +62,9 @@ class PersonalOptions(SupervisedOptions):
         default_factory=_small_adapter,
         description="The shared adapter, and every user's adapter, which starts as its copy.",
     )
-    users: UserOptions = Field(default_factory=UserOptions, description="The users' adapters.")
+    users: UserOptions = Field(
+        default_factory=lambda: UserOptions(), description="The users' adapters."
+    )
 
     @property
     def adaptation(self) -> Adaptation:

@@ -22,8 +22,9 @@ on this machine, bit by bit, before a pass holds several users.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,7 +82,7 @@ class Layout:
     def split(self, vector_P: Tensor) -> dict[str, Tensor]:
         """Return the tensors by name, as views of the vector."""
         sizes = [torch.Size(shape).numel() for shape in self.shapes.values()]
-        parts = zip(self.shapes.items(), vector_P.split(sizes), strict=True)
+        parts = zip(self.shapes.items(), torch.split(vector_P, sizes), strict=True)
         return {name: part.view(shape) for (name, shape), part in parts}
 
 
@@ -99,7 +100,9 @@ class SegmentedLinear(nn.Module):
         """Return the outputs of the layer plus those of the segments' updates."""
         parts = [
             (x_SI @ a_RI.t()) @ b_OR.t()
-            for x_SI, (a_RI, b_OR) in zip(x_1TI[0].split(self.sizes), self.updates, strict=True)
+            for x_SI, (a_RI, b_OR) in zip(
+                torch.split(x_1TI[0], self.sizes), self.updates, strict=True
+            )
         ]
         out_1TO: Tensor = self.layer(x_1TI) + torch.cat(parts)[None] * self.scaling
         return out_1TO
@@ -152,7 +155,7 @@ class SegmentedModel:
             use_cache=False,
             personal_segments=segments,
         ).last_hidden_state[0]
-        parts = hidden_TD.split([segment.size for segment in segments])
+        parts = torch.split(hidden_TD, [segment.size for segment in segments])
         return [
             self._head.loss(hidden_SD[batch.trained_N], batch)
             for hidden_SD, batch in zip(parts, batches, strict=True)
@@ -203,7 +206,7 @@ def _attend_by_segment(  # noqa: PLR0913 - transformers calls it so
         )
     outs = []
     sizes = [segment.size for segment in personal_segments]
-    split = (x.split(sizes, 2) for x in (query, key, value))
+    split = (torch.split(x, sizes, 2) for x in (query, key, value))
     for (rows, length, size), *parts in zip(personal_segments, *split, strict=True):
         q, k, v = (
             x[0, :, : rows * length].unflatten(1, (rows, length)).transpose(0, 1).contiguous()
@@ -231,10 +234,11 @@ def are_rows_independent(model: nn.Module, tokens: int) -> bool:
     sizes = [size for n in doubled for size in (n, 3 * n) if size < tokens]
     for layer in layers.values():
         weight_OI = layer.weight
-        for width, multiply in (
+        products: tuple[tuple[int, Callable[[Tensor], Tensor]], ...] = (
             (weight_OI.shape[1], layer),
-            (weight_OI.shape[0], lambda x_TO, w_OI=weight_OI: x_TO @ w_OI),
-        ):
+            (weight_OI.shape[0], partial(_compute_input_grads, weight_OI)),
+        )
+        for width, multiply in products:
             x_TI = torch.randn(tokens, width, generator=generator).to(weight_OI.device)
             whole_TO = multiply(x_TI[None])[0]
             for size in sizes:
@@ -243,3 +247,7 @@ def are_rows_independent(model: nn.Module, tokens: int) -> bool:
                     if not torch.equal(multiply(x_TI[part][None])[0], whole_TO[part]):
                         return False
     return True
+
+
+def _compute_input_grads(weight_OI: Tensor, grads_BTO: Tensor) -> Tensor:
+    return grads_BTO @ weight_OI

@@ -38,7 +38,7 @@ class PersonalServingOptions(Options):
     serve: Literal["judged", "all"] = Field(
         "judged",
         description=(
-            "judged: a user gets the own adapter only if the evaluator `user-gain` decided so. all: "
+            "judged: users get their own adapter only if the evaluator `user-gain` decided so. all: "
             "every user with an own adapter gets it."
         ),
     )

@@ -46,7 +46,8 @@ class PerUser:
                 chosen, left = left[:count], left[count:]
                 parts[part] += [row for prompt in chosen for row in prompts[prompt]]
             parts["train"] += [row for prompt in left for row in prompts[prompt]]
-        return Split(**{part: sorted(rows) for part, rows in parts.items()})
+        train, validation, test = (sorted(parts[n]) for n in ("train", "validation", "test"))
+        return Split(train=train, validation=validation, test=test)
 
 
 def find_users(records: Sequence[Record]) -> Sequence[Hashable]:

@@ -98,7 +98,10 @@ class Extension:
             ApiError: the extension rejects the request, or failed.
         """
         try:
-            return self._built.choose(request)
+            name: str | None = self._built.choose(request)
+            if name is None or isinstance(name, str):
+                return name
+            raise TypeError(f"the extension chose {name!r:.100}, which is not a name")
         except UsageError as error:
             raise ApiError(400, error.message) from None
         except BaseException as error:  # Even SystemExit must not end the server.
