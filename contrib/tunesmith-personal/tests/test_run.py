@@ -111,7 +111,7 @@ def test_list_and_show(run: Path) -> None:
     users = json.loads(invoke("adapters", "list", run, "--json").output)["users"]
     assert len(users) == 20 and {"user", "served", "probability"} <= users[0].keys()
     shown = invoke("adapters", "show", run, "user-00")
-    assert shown.exit_code == 0 and "user-00" in shown.output and "SHA-256" in shown.output
+    assert shown.exit_code == 0 and "user-00" in shown.output and "verified" in shown.output
     wrong = invoke("adapters", "show", run, "user-0")
     assert wrong.exit_code == 2 and "no user user-0" in wrong.output
 

@@ -124,7 +124,7 @@ def test_the_last_tokens_of_a_segment_are_padding(batches: list[MicroBatch]) -> 
 
 def test_this_machine_computes_rows_independently(model: SegmentedModel) -> None:
     """Otherwise users train one after the other, and the tests above would need other batches."""
-    assert are_rows_independent(model.base.model, 1024)
+    assert are_rows_independent(model.decoder, 1024)
 
 
 def test_a_product_that_depends_on_the_number_of_rows_is_detected() -> None:

@@ -63,18 +63,21 @@ def show_command(state: CliState, run: Path, user: str, as_json: bool) -> None:
     if as_json:
         render.print_json({"schema": "tunesmith.adapter/1", **facts})
         return
+    steps = format_count(entry.steps, "step")
     shown = {
-        "user": one_line(user),
         "training rows": str(entry.rows),
-        "adapter": f"own, after {format_count(entry.steps, 'step')}" if entry.has_adapter else "",
-        "no adapter because": entry.note,
-        "loss, shared adapter": _number(entry.first_loss),
-        "loss, own adapter": _number(entry.best_loss if entry.has_adapter else None),
+        "adapter": f"own, after {steps}, verified"
+        if entry.has_adapter
+        else f"shared: {entry.note}",
+        "loss with the shared adapter": _number(entry.first_loss),
+        "loss with the own adapter": _number(entry.best_loss if entry.has_adapter else None),
         "gets": entry.served or "not judged",
-        "P(gain)": _number(entry.probability),
-        "SHA-256": entry.sha256 or "",
+        "probability of a gain": _number(entry.probability),
     }
-    render.print_table(["", ""], [[name, value] for name, value in shown.items() if value])
+    render.print_text(one_line(user), style="strong")
+    for name, value in shown.items():
+        if value:
+            render.print_text(f"{name}: {value}")
 
 
 def _number(value: float | None) -> str:

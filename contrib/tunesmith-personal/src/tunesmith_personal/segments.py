@@ -126,7 +126,7 @@ class SegmentedModel:
                 layer = SegmentedLinear(model.get_submodule(path), layout.scaling)
                 setattr(model.get_submodule(parent), attribute, layer)
                 self._layers[path] = layer
-        self._decoder: Any = get_decoder(model)
+        self.decoder: Any = get_decoder(model)
         self._head = get_lm_head(model)
 
     def losses(self, vectors: Sequence[Tensor], batches: Sequence[MicroBatch]) -> list[Tensor]:
@@ -148,7 +148,7 @@ class SegmentedModel:
                 [batch.positions_BT for batch in batches],
             )
         )
-        hidden_TD = self._decoder(
+        hidden_TD = self.decoder(
             input_ids=ids_T[None],
             position_ids=positions_T[None],
             attention_mask=None,
@@ -221,14 +221,14 @@ def _attend_by_segment(  # noqa: PLR0913 - transformers calls it so
 
 
 @torch.no_grad()
-def are_rows_independent(model: nn.Module, tokens: int) -> bool:
-    """Return True if no row of the model's products depends on the other rows, bit by bit.
+def are_rows_independent(decoder: nn.Module, tokens: int) -> bool:
+    """Return True if no row of the decoder's products depends on the other rows, bit by bit.
 
     For each shape of a linear layer, forward and backward products of ``tokens`` rows are compared
     with those of parts of these rows.
     """
     generator = torch.Generator().manual_seed(0)
-    layers = {m.weight.shape: m for m in model.modules() if isinstance(m, nn.Linear)}
+    layers = {m.weight.shape: m for m in decoder.modules() if isinstance(m, nn.Linear)}
     tokens = max(tokens // TILE, 2) * TILE
     doubled = [TILE << n for n in range(tokens.bit_length())]
     sizes = [size for n in doubled for size in (n, 3 * n) if size < tokens]
@@ -241,11 +241,11 @@ def are_rows_independent(model: nn.Module, tokens: int) -> bool:
         for width, multiply in products:
             x_TI = torch.randn(tokens, width, generator=generator).to(weight_OI.device)
             whole_TO = multiply(x_TI[None])[0]
-            for size in sizes:
-                for start in {0, (tokens - size) // 2 // TILE * TILE, tokens - size}:
-                    part = slice(start, start + size)
-                    if not torch.equal(multiply(x_TI[part][None])[0], whole_TO[part]):
-                        return False
+            for number, size in enumerate(sizes):
+                start = (0, (tokens - size) // 2 // TILE * TILE, tokens - size)[number % 3]
+                part = slice(start, start + size)
+                if not torch.equal(multiply(x_TI[part][None])[0], whole_TO[part]):
+                    return False
     return True
 
 

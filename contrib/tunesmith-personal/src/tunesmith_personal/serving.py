@@ -38,8 +38,8 @@ class PersonalServingOptions(Options):
     serve: Literal["judged", "all"] = Field(
         "judged",
         description=(
-            "judged: users get their own adapter only if the evaluator `user-gain` decided so. all: "
-            "every user with an own adapter gets it."
+            "judged: a user gets the own adapter only if the evaluator `user-gain` decided so. "
+            "all: every user with an own adapter gets it."
         ),
     )
     resident: int = Field(

@@ -159,7 +159,7 @@ class UserTrainer:
         tokens = self.options.micro_batch_tokens
         if not self.options.users.together:
             return 0
-        if are_rows_independent(self.model.base.model, tokens):
+        if are_rows_independent(self.model.decoder, tokens):
             return tokens
         text = (
             "products on this machine depend on the number of rows, so users are trained one "
