@@ -53,8 +53,9 @@ class ServeExtension:
     def change_models(self, load: Callable[[Path], TextModel]) -> Mapping[str, TextModel | None]:
         """Return models to add or replace, by name; None removes a model that this method added.
 
-        The server calls this before each request. Requests wait while it loads a model, but answers
-        in progress continue. A removed model finishes the answers that it has begun.
+        The server calls this before each request, and again if :meth:`choose` returns a model that
+        is not served. Requests wait while it loads a model, but answers in progress continue. A
+        removed model finishes the answers that it has begun.
         """
         return {}
 

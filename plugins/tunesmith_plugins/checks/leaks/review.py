@@ -29,6 +29,9 @@ MAX_TOLERATED_SHARE = 0.02
 """If a larger share of the test rows leaks, scores are worthless, and the finding is an error."""
 BY_DESIGN = 0.2
 """If at least this share of the rows follows a template, the data was created from templates."""
+DIVIDED = 0.9
+"""If a splitter put at least this share of the rows beside rows of their group, it divides groups
+on purpose, for example to train a model for each user."""
 CERTAIN_KINDS: tuple[LeakKind, ...] = ("exact", "inside", "group", "answer")
 """Kinds of leaks that cannot be coincidence, unlike mere resemblance."""
 
@@ -51,6 +54,10 @@ MESSAGES: dict[LeakKind, str] = {
     "template": "follow the template of a {other} row, with different values",
     "group": "belong to a group that also contains {other} rows",
     "answer": "contain the answer in their prompt",
+}
+DESIGN_HINTS: dict[LeakKind, str] = {
+    "template": "fine if predicting those values is the task",
+    "group": "fine if each group, such as a user, gets its own model",
 }
 HINTS: dict[LeakKind, str] = {
     "exact": "remove them from one of the two splits",
@@ -155,6 +162,7 @@ def _build_finding(leaks: Sequence[Leak], parts: ComparedParts) -> Finding:
     kind, share = leaks[0].kind, len(leaks) / len(parts.queries)
     other, name = parts.names
     is_design = kind == "template" and (share >= BY_DESIGN or not parts.are_given)
+    is_design |= kind == "group" and share >= DIVIDED and not parts.are_given
     level: Literal["info", "warning", "error"] = "info" if is_design else "warning"
     if (
         kind in CERTAIN_KINDS
@@ -170,7 +178,7 @@ def _build_finding(leaks: Sequence[Leak], parts: ComparedParts) -> Finding:
         message=f"{rows} {MESSAGES[kind].format(other=other)}",
         count=len(leaks),
         examples=tuple(_describe(leak, parts) for leak in leaks[:MAX_EXAMPLES]),
-        hint="fine if predicting those values is the task" if is_design else HINTS[kind],
+        hint=DESIGN_HINTS[kind] if is_design else HINTS[kind],
         test_rows=tuple(leak.row for leak in leaks) if parts.is_decisive and not is_design else (),
     )
 

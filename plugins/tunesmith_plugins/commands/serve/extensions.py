@@ -91,7 +91,7 @@ class Extension:
         self._added |= own.keys()
         return own
 
-    def choose(self, request: ServedRequest, served: Collection[str]) -> str | None:
+    def choose(self, request: ServedRequest) -> str | None:
         """Return the model that the extension chooses for a request, or None if it makes no choice.
 
         Raises:
@@ -99,15 +99,22 @@ class Extension:
         """
         try:
             name: str | None = self._built.choose(request)
-            if name is None or name in served:
+            if name is None or isinstance(name, str):
                 return name
-            raise LookupError(f"the extension chose {name!r:.100}, which is not served")
+            raise TypeError(f"the extension chose {name!r:.100}, which is not a name")
         except UsageError as error:
             raise ApiError(400, error.message) from None
         except BaseException as error:  # Even SystemExit must not end the server.
-            self._note("".join(traceback.format_exception(error)))
-            what = f"the extension {self.name} failed; see the server's output"
-            raise ApiError(500, what) from None
+            raise self._failure("".join(traceback.format_exception(error))) from None
+
+    def require_served(self, name: str, served: Collection[str]) -> None:
+        """Raise an ApiError if a model that the extension chose is not served."""
+        if name not in served:
+            raise self._failure(f"the extension chose {name!r:.100}, which is not served")
+
+    def _failure(self, text: str) -> ApiError:
+        self._note(text)
+        return ApiError(500, f"the extension {self.name} failed; see the server's output")
 
     def start(self, metrics: Metrics) -> None:
         """Start the observer's thread."""

@@ -136,14 +136,17 @@ class Service:
     async def choose(self, request: R, seen: ServedRequest) -> R:
         """Return the request for the model that an extension chooses, or the request unchanged.
 
+        If the model is not served yet, the extensions may load it now.
+
         Raises:
             ApiError: an extension rejects the request, fails, or takes too long.
         """
         deadline = asyncio.get_running_loop().time() + self.limits.seconds
         for extension in self.extensions:
-            if extension.chooses and (
-                name := await self._run(deadline, extension.choose, seen, self.thread.engines)
-            ):
+            if extension.chooses and (name := await self._run(deadline, extension.choose, seen)):
+                if name not in self.thread.engines:
+                    await self.change_models()
+                extension.require_served(name, self.thread.engines)
                 return request.model_copy(update={"model": name})
         return request
 

@@ -192,6 +192,17 @@ def test_a_group_in_both_parts_is_an_error() -> None:
     assert "a:1 (training)" in finding.examples[0]
 
 
+def test_groups_that_a_splitter_divides_are_by_design() -> None:
+    """As for a model per user: nearly every test row is of a group with training rows."""
+    train = [*rows(CLEAN[:1], "a", "ann"), *rows(CLEAN[1:2], "a", "bob")]
+    test = rows(distinct(Random(0), 10), "b", "bob")
+    (finding,) = review(train, [], test, given=())
+    assert (finding.level, finding.test_rows) == ("info", ())
+    assert finding.hint == "fine if each group, such as a user, gets its own model"
+    (partly,) = review(train, [], [*test[:8], *rows(CLEAN[2:], "c", "eve")], given=())
+    assert (partly.level, len(partly.test_rows)) == ("warning", 8)
+
+
 def test_answers_in_prompts_are_an_error_unless_that_is_the_task() -> None:
     def asked(count: int, answered: int) -> list[Record]:
         texts = distinct(Random(count), count)

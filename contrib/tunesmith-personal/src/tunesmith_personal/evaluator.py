@@ -1,0 +1,186 @@
+"""Evaluator ``user-gain``: judge every user's own adapter, and decide what each user is served."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from tunesmith.contracts import Measurement, RunContext, TextModel
+from tunesmith.errors import UsageError
+from tunesmith.prepared import RowWise
+from tunesmith.records import Record
+from tunesmith.text import format_count
+from tunesmith_evidence.number_text import format_share
+from tunesmith_personal.baselines import UserBaselines
+from tunesmith_personal.evidence import choose_baselines, compute_probabilities
+from tunesmith_personal.options import EvidenceOptions, PersonalOptions
+from tunesmith_personal.segments import Layout
+from tunesmith_personal.store import Store
+from tunesmith_personal.technique import group_by_user, open_shared
+from tunesmith_personal.user_models import copy_with_adapter
+from tunesmith_torch.generation.text_model import TorchTextModel
+
+OWN = "own"
+Scores = Mapping[str, Mapping[str, Sequence[float]]]
+"""The scores of rows by user and model."""
+
+
+@dataclass(frozen=True)
+class PersonalEvaluator(RowWise):
+    """Compares every user's adapter with the user's best baseline, by the run's first evaluator."""
+
+    options: EvidenceOptions
+
+    def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
+        """Raise an error, because only a run has a store of adapters."""
+        raise UsageError(
+            "user-gain measures the adapters in a run folder",
+            hint="evaluate a run folder, or remove this evaluator",
+        )
+
+    def compare(
+        self, model: TextModel, records: Sequence[Record], run: RunContext
+    ) -> Sequence[Measurement]:
+        """Choose each user's baseline on validation rows, and decide on the records.
+
+        The decisions are stored beside the adapters. Without a trained model, nothing is measured.
+        """
+        if "" not in run.artifacts:
+            return []
+        store = Store(run.artifacts[""].parents[1])
+        people = group_by_user(records)
+        candidates = Candidates.open(model, store, run, self.options)
+        names = list(dict.fromkeys(self.options.baselines))
+        validation = candidates.score(people, group_by_user(run.validation), names)
+        test = candidates.score(people, people, [OWN, "shared", *names])
+        chosen = choose_baselines(validation, names)
+        differences = {
+            user: [o - b for o, b in zip(test[user][OWN], test[user][chosen[user]], strict=True)]
+            for user in people
+            if user in candidates.own
+        }
+        probabilities = compute_probabilities(differences)
+        served = {
+            user: OWN if probabilities.get(user, 0.0) >= self.options.probability else chosen[user]
+            for user in people
+        }
+        store.record_decisions(
+            (user, name, probabilities.get(user, 0.0)) for user, name in served.items()
+        )
+        details = summarize(served, probabilities, test)
+        others = [record for record in records if record.group is None]
+        plain = dict(zip(others, candidates.measure(model, others), strict=True))
+        return [
+            Measurement(metric=metric, values=join_values(records, plain, values), details=facts)
+            for metric, values, facts in (
+                ("served", {u: test[u][served[u]] for u in people}, details),
+                (OWN, {u: test[u][OWN] for u in people}, {}),
+            )
+        ]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The models that can answer a user: the own adapter, and the baselines."""
+
+    run: RunContext
+    store: Store
+    layout: Layout
+    shared: TextModel
+    """The run's model with the shared adapter, whose answers may be cached."""
+    plain: TorchTextModel
+    baselines: UserBaselines
+    train: Mapping[str, Sequence[Record]]
+    own: frozenset[str]
+    """The users that have an own adapter."""
+
+    @classmethod
+    def open(
+        cls, shared: TextModel, store: Store, run: RunContext, options: EvidenceOptions
+    ) -> Candidates:
+        """Open the base model, and the shared adapter whose copies get the users' adapters."""
+        trained = PersonalOptions.model_validate_json(store.meta("options"))
+        artifact = run.artifacts[""]
+        base: Any = open_shared(run.model, None, trained, run.device)
+        plain: Any = open_shared(run.model, artifact, trained, run.device)
+        own = frozenset(entry.user for entry in store.entries() if entry.has_adapter)
+        layout = Layout.read(artifact)[0]
+        baselines = UserBaselines(shared, base, options.k)
+        return cls(run, store, layout, shared, plain, baselines, group_by_user(run.train), own)
+
+    def score(
+        self,
+        users: Mapping[str, object],
+        rows: Mapping[str, Sequence[Record]],
+        names: Sequence[str],
+    ) -> dict[str, dict[str, list[float]]]:
+        """Return the scores of each user's rows with each of the named models."""
+        return {
+            user: {
+                name: self.measure(self._build(user, name), rows.get(user, ()))
+                for name in dict.fromkeys(names)
+            }
+            for user in users
+        }
+
+    def _build(self, user: str, name: Any) -> TextModel:
+        if name != OWN:
+            return self.baselines.build(name, self.train.get(user, ()))
+        if user not in self.own:
+            return self.shared
+        vector_P = self.store.vector(self.store.require(user))
+        return copy_with_adapter(self.plain, self.layout, vector_P)
+
+    def measure(self, model: TextModel, records: Sequence[Record]) -> list[float]:
+        """Return the scores of the records by the run's first evaluator.
+
+        Raises:
+            UsageError: the scores are not between 0 and 1.
+        """
+        if not records:
+            return []
+        assert self.run.measure_first is not None
+        values = list(self.run.measure_first(model, records).values)
+        if not all(0 <= value <= 1 for value in values):
+            raise UsageError(
+                "user-gain: the first evaluator must rate each answer from 0 to 1",
+                hint="list such an evaluator first, for example exact-match",
+            )
+        return values
+
+
+def join_values(
+    records: Sequence[Record],
+    plain: Mapping[Record, float],
+    by_user: Mapping[str, Sequence[float]],
+) -> tuple[float, ...]:
+    """Return the values in the order of the records."""
+    left = {user: iter(values) for user, values in by_user.items()}
+    return tuple(plain[r] if r.group is None else next(left[r.group]) for r in records)
+
+
+def summarize(
+    served: Mapping[str, str], probabilities: Mapping[str, float], test: Scores
+) -> dict[str, Any]:
+    """Return the counts, mean scores and risk of the decisions; they name no user."""
+    counts = Counter(served.values())
+    own = [user for user, name in served.items() if name == OWN]
+    harmed = sum(1 - probabilities[user] for user in own) / max(1, len(served))
+    scores = {
+        name: fmean(value for by_name in test.values() for value in by_name[name])
+        for name in next(iter(test.values()), {})
+    }
+    parts = [f"{n} get {name}" for name, n in counts.most_common() if name != OWN]
+    finding = f"{len(own)} of {format_count(len(served), 'user')} get an own adapter"
+    if own:
+        finding += f" (expected share of users harmed by that: {format_share(harmed)})"
+    return {
+        "finding": "; ".join([finding, *parts]),
+        "served": dict(counts),
+        "expected_share_harmed": harmed,
+        "mean_scores": scores,
+        "users_with_adapter": len(probabilities),
+    }

@@ -1,0 +1,73 @@
+"""Decide for each user whether the own adapter is better than the best baseline.
+
+A user has few test rows, so each decision combines the user's paired differences with what all
+users together show about the size of gains (empirical Bayes).
+
+1. A user's mean difference and its standard error come from the rows plus half a row of each of
+   the four outcomes of a pair (Agresti and Min 2005, *Simple improved confidence intervals for
+   comparing matched proportions*, section 2). Otherwise, equal differences would be certain.
+2. True gains are assumed to be normal with mean 0. Their variance is estimated from all users:
+   the mean of the squared differences minus the mean of the squared standard errors.
+3. The probability of a gain is that of the posterior distribution of the user's gain.
+
+The mean is fixed at 0, although a normal prior's mean could be estimated too. Then no user gets an
+own adapter because others gain from theirs, and the posterior is never more certain than the user's
+own rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import NormalDist, fmean
+
+PRIOR_ROWS = 4
+"""Number of rows that the mean of all users counts as in the choice of a user's baseline."""
+
+
+def choose_baselines(
+    scores: Mapping[str, Mapping[str, Sequence[float]]], names: Sequence[str]
+) -> dict[str, str]:
+    """Return the baseline with the best score on each user's validation rows.
+
+    A user's mean is shrunk towards the mean of all users. Among equal baselines, the first is
+    chosen.
+
+    Args:
+        scores: the score of each validation row by user and baseline.
+        names: the baselines; the first is chosen if no user has validation rows.
+    """
+    pooled = {}
+    for name in names:
+        values = [value for by_name in scores.values() for value in by_name[name]]
+        pooled[name] = fmean(values) if values else 0.0
+
+    def score(by_name: Mapping[str, Sequence[float]], name: str) -> float:
+        values = by_name[name]
+        return (sum(values) + PRIOR_ROWS * pooled[name]) / (len(values) + PRIOR_ROWS)
+
+    return {
+        user: max(names, key=lambda name: score(by_name, name)) for user, by_name in scores.items()
+    }
+
+
+def compute_probabilities(differences: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Return, for each user, the probability that the true gain is above 0.
+
+    Args:
+        differences: for each user, the score of the own adapter minus that of the best baseline on
+            each test row, from -1 to 1.
+    """
+    means, errors = {}, {}
+    for user, values in differences.items():
+        rows = len(values) + 2
+        mean = sum(values) / rows
+        means[user] = mean
+        errors[user] = ((sum(v * v for v in values) + 1) / rows - mean * mean) / rows
+    spread = fmean(mean * mean for mean in means.values()) - fmean(errors.values()) if means else 0
+    if spread <= 0:  # the differences are no larger than chance makes them
+        return dict.fromkeys(means, 0.5)
+    found = {}
+    for user, mean in means.items():
+        certainty = spread / (spread + errors[user])
+        found[user] = NormalDist().cdf(mean * (certainty / errors[user]) ** 0.5)
+    return found

@@ -1,0 +1,88 @@
+"""Decisions per user: by hand, and over a thousand simulated users."""
+
+from __future__ import annotations
+
+import random
+from statistics import NormalDist
+
+import pytest
+
+from tunesmith_personal.evidence import choose_baselines, compute_probabilities
+
+
+def test_a_probability_by_hand() -> None:
+    """One user with four wins, one with four losses: equal errors, so the spread is easy."""
+    found = compute_probabilities({"ann": [1.0] * 4, "ben": [-1.0] * 4})
+    mean, error = 4 / 6, (5 / 6 - 16 / 36) / 6
+    spread = mean * mean - error
+    expected = NormalDist().cdf(mean / error**0.5 * (spread / (spread + error)) ** 0.5)
+    assert found["ann"] == pytest.approx(expected) and expected > 0.95
+    assert found["ben"] == pytest.approx(1 - expected)
+
+
+def test_without_a_spread_nobody_gains() -> None:
+    assert compute_probabilities({}) == {}
+    found = compute_probabilities({f"u{n}": [1.0, -1.0, 0.0, 0.0] for n in range(9)})
+    assert set(found.values()) == {0.5}
+
+
+def test_others_gains_are_no_evidence() -> None:
+    """A user without a gain stays below one half, whatever the others gain."""
+    others = {f"u{n}": [1.0] * 8 for n in range(100)}
+    found = compute_probabilities({**others, "ann": [1.0, -1.0] * 4, "ben": [-1.0] + [0.0] * 7})
+    assert found["ann"] == 0.5 and found["ben"] < 0.5 and found["u0"] > 0.95
+
+
+def test_the_baseline_of_a_user_is_shrunk_towards_that_of_all() -> None:
+    """One lucky row does not choose another baseline; ten rows do."""
+    scores = {f"u{n}": {"a": [1.0] * 4, "b": [0.0] * 4} for n in range(20)}
+    lucky = {"a": [0.0], "b": [1.0]}
+    sure = {"a": [0.0] * 10, "b": [1.0] * 10}
+    found = choose_baselines(
+        {**scores, "lucky": lucky, "sure": sure, "none": {"a": [], "b": []}}, ["a", "b"]
+    )
+    assert found["lucky"] == "a" and found["sure"] == "b" and found["none"] == "a"
+    assert choose_baselines({"x": {"a": [], "b": []}}, ["b", "a"]) == {"x": "b"}
+
+
+SHARES = {  # share of users with a true gain; the others have none, or lose
+    "nobody gains": 0.0,
+    "a fifth gains": 0.2,
+    "most gain": 0.8,
+}
+
+
+@pytest.mark.parametrize("rows", [4, 6, 12])
+@pytest.mark.parametrize("discordance", [0.1, 0.3, 0.6])
+@pytest.mark.parametrize("share", SHARES.values(), ids=SHARES.keys())
+def test_at_most_five_percent_get_an_adapter_that_does_not_help(
+    share: float, discordance: float, rows: int
+) -> None:
+    """Of a thousand users, also counted among the users without a gain alone."""
+    rng = random.Random(f"{share} {discordance} {rows}")
+    wins = {}
+    for n in range(1000):
+        gains = n < share * 1000
+        win = discordance * (0.9 if gains else 0.5)
+        wins[f"u{n}"] = (gains, win, discordance - win)
+    differences = {
+        user: [
+            1.0 if (x := rng.random()) < win else -1.0 if x < win + loss else 0.0
+            for _ in range(rows)
+        ]
+        for user, (_, win, loss) in wins.items()
+    }
+    found = compute_probabilities(differences)
+    false = [user for user, p in found.items() if p >= 0.95 and not wins[user][0]]
+    assert len(false) <= 0.05 * 1000
+    assert len(false) <= 0.065 * (1 - share) * 1000  # 5 %, and room for chance
+
+
+def test_a_clear_gain_is_found() -> None:
+    rng = random.Random(0)
+    differences = {
+        f"u{n}": [float(rng.random() < (0.7 if n < 200 else 0.0)) for _ in range(10)]
+        for n in range(1000)
+    }
+    found = compute_probabilities(differences)
+    assert sum(found[f"u{n}"] >= 0.95 for n in range(200)) >= 180
