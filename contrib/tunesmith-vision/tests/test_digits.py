@@ -1,0 +1,77 @@
+"""scikit-learn's digits, from files to the verdict: the tuned model reads the images."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+from sklearn.datasets import load_digits
+
+NAMES = "zero one two three four five six seven eight nine".split()
+ROWS = {"train": 200, "test": 60}
+RUN = """
+[run]
+seed = 1
+side_effects = false
+[model]
+base = "{model}"
+[data]
+use = "images"
+train = "train.jsonl"
+test = "test.jsonl"
+[split]
+validation_size = 20
+[technique]
+use = "vision"
+precision = "fp32"
+epochs = 16
+batch_size = 16
+learning_rate = 5e-3
+projector_rate = 1.0
+"""
+
+
+def write_digits(folder: Path, classes: int = 10) -> None:
+    """Write digits as pictures, with their names as answers."""
+    digits = load_digits(n_class=classes)
+    start = 0
+    for part, count in ROWS.items():
+        lines = []
+        for n in range(start, start + count):
+            pixels = (digits.images[n] / 16 * 255).astype(np.uint8)
+            PIL.Image.fromarray(pixels).convert("RGB").resize((64, 64)).save(folder / f"{n}.png")
+            row = {"question": "<image>Which digit?", "images": [f"{n}.png"]}
+            lines.append(json.dumps({**row, "answer": NAMES[digits.target[n]]}))
+        (folder / f"{part}.jsonl").write_text("\n".join(lines) + "\n")
+        start += count
+
+
+def run(folder: Path, model: Path) -> dict[str, Any]:
+    (folder / "run.toml").write_text(RUN.format(model=model))
+    command = [sys.executable, "-m", "tunesmith", "run", "run.toml", "--out", "runs/digits"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    report: dict[str, Any] = json.loads((folder / "runs/digits/report.json").read_text())
+    return report
+
+
+def value(report: dict[str, Any], model: str, metric: str) -> float:
+    (found,) = [
+        e["value"] for e in report["evaluations"] if (e["model"], e["metric"]) == (model, metric)
+    ]
+    return float(found)
+
+
+def test_a_tiny_language_model_learns_to_read_digits(tiny_model: Path, tmp_path: Path) -> None:
+    write_digits(tmp_path)
+    report = run(tmp_path, tiny_model)
+    assert value(report, "tuned", "exact-match") >= 0.7
+    assert value(report, "tuned", "image-gain") > 1.0
+    assert value(report, "image-probe", "exact-match") >= 0.7
+    assert value(report, "majority", "exact-match") <= 0.3
+    assert report["verdict"]["word"] != "DOES NOT LOOK"
