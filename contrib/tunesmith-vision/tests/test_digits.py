@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 from sklearn.datasets import load_digits
 
-NAMES = "zero one two three four five six seven eight nine".split()
+NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 ROWS = {"train": 200, "test": 60}
 RUN = """
 [run]

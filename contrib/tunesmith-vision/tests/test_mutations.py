@@ -9,6 +9,7 @@ import pytest
 import test_families
 import test_masks
 import test_training
+
 from tunesmith_torch.data.tokenization import TextSpan
 from tunesmith_vision.features import FeatureTable, ImageEncoder
 from tunesmith_vision.vlm import ModelTower

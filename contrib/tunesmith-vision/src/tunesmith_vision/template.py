@@ -15,24 +15,28 @@ from tunesmith.errors import UsageError
 
 __all__ = ["check_template", "wrap_template"]
 
-_BEFORE = r"""{%- set signs = namespace(all=[]) -%}
+_BEFORE = """{%- set signs = namespace(all=[]) -%}
 {%- set turns = namespace(all=[]) -%}
 {%- for message in messages -%}
-{%- set parts = namespace(all=[], text='') -%}
-{%- for c in message['content'] -%}
-{%- if c >= '\U00100000' -%}
-{%- set signs.all = signs.all + [c] -%}
-{%- if parts.text -%}
-{%- set parts.all = parts.all + [{'type': 'text', 'text': parts.text}] -%}
+{%- set parts = namespace(all=[], rest=message['content']) -%}
+{%- if message['content'] is string -%}
+{%- for c in message['content'] if c >= '\U00100000' -%}
+{%- set pair = parts.rest.split(c, 1) -%}
+{%- if pair[0] -%}
+{%- set parts.all = parts.all + [{'type': 'text', 'text': pair[0]}] -%}
 {%- endif -%}
 {%- set parts.all = parts.all + [{'type': 'image'}] -%}
-{%- set parts.text = '' -%}
-{%- else -%}
-{%- set parts.text = parts.text + c -%}
-{%- endif -%}
+{%- set parts.rest = pair[1] -%}
+{%- set signs.all = signs.all + [c] -%}
 {%- endfor -%}
-{%- if parts.text or not parts.all -%}
-{%- set parts.all = parts.all + [{'type': 'text', 'text': parts.text}] -%}
+{%- if parts.rest or not parts.all -%}
+{%- set parts.all = parts.all + [{'type': 'text', 'text': parts.rest}] -%}
+{%- endif -%}
+{%- else -%}
+{%- set parts.all = message['content'] -%}
+{%- for part in parts.all if part['type'] == 'image' -%}
+{%- set signs.all = signs.all + ['IMAGE'] -%}
+{%- endfor -%}
 {%- endif -%}
 {%- set turns.all = turns.all + [{'role': message['role'], 'content': parts.all}] -%}
 {%- endfor -%}
@@ -50,9 +54,9 @@ _TEXTS = ("{0}Which?", "Which?{0}", "{0} and {1}: same?", "Which?")
 
 def wrap_template(template: str, image_token: str) -> str:
     """Return the template for content that is text with one private-use character per image."""
-    before = _BEFORE.replace(r"\U00100000", "\U00100000")
+    before, after = (text.replace("IMAGE", image_token) for text in (_BEFORE, _AFTER))
     # Whitespace control of the wrapper must not strip the template's own first and last lines.
-    return before + "{{- '' }}" + template + "{{ '' -}}" + _AFTER.replace("IMAGE", image_token)
+    return f"{before}{{{{- '' }}}}{template.removesuffix(chr(10))}{{{{ '' -}}}}{after}"
 
 
 def check_template(tokenizer: Any, wrapped: str, image_token: str) -> None:
