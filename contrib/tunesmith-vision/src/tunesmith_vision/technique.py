@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,13 @@ from tunesmith_torch.models.artifacts import attach_adapter
 from tunesmith_torch.models.initial_model import InitialModel
 from tunesmith_torch.models.loading import LoadedBase, load_config
 from tunesmith_torch.models.open_base import load_model
+from tunesmith_torch.models.quantization import Quantization
 from tunesmith_torch.runtime.device import Precision, pick_device, pick_precision
 from tunesmith_torch.training.additions import AdditionContext, TrainingAddition, Update
 from tunesmith_torch.training.supervised import NextTokenObjective, SupervisedData, SupervisedTask
 from tunesmith_torch.training.trainer import PreparedTraining, TrainingSession, train
 from tunesmith_torch.untrusted.foreign_code import read_json_object
+from tunesmith_vision.families import VISION_FOLDER
 from tunesmith_vision.features import (
     FeatureTable,
     ImageEmbedding,
@@ -40,7 +43,7 @@ from tunesmith_vision.features import (
 )
 from tunesmith_vision.options import VisionOptions
 from tunesmith_vision.towers import LiteTower, Tower
-from tunesmith_vision.vlm import VISION_FOLDER, ModelTower
+from tunesmith_vision.vlm import ModelTower
 
 __all__ = ["ImageTextModel", "Vision", "VisionTask", "open_table"]
 
@@ -112,6 +115,7 @@ class Vision:
             torch_device,
             pick_precision(torch_device, self.options.precision),
             packing=False,
+            quantization=Quantization.from_options(self.options.quantization),
             fused_kernels=self.options.fused_kernels,
         )
         projector = new_projector(base.model, table, seed=0)
@@ -166,7 +170,9 @@ class VisionTask(SupervisedTask):
 
     def prepare(self, session: TrainingSession, data: SupervisedData) -> PreparedTraining:
         """Return the objective, and write the projector beside the adapter."""
-        return replace(super().prepare(session, data), write_extra=self._write)
+        quantization = session.options.quantization
+        bits = quantization.bits if quantization else None
+        return replace(super().prepare(session, data), write_extra=partial(self._write, bits))
 
     def objective_over(
         self,
@@ -185,10 +191,11 @@ class VisionTask(SupervisedTask):
         adapted = super().finalize(session)
         return adapted if session.options.train_language else replace(adapted, model=_NoAdapter())
 
-    def _write(self, folder: Path) -> None:
+    def _write(self, bits: int | None, folder: Path) -> None:
         tensors = {n: t.detach().float().cpu() for n, t in self.projector.state_dict().items()}
         save_file(tensors, folder / PROJECTOR_FILE, metadata={"format": "pt"})
-        about = {"tower": self.table.tower.name, "digest": self.table.tower.digest}
+        tower = self.table.tower
+        about = {"tower": tower.name, "digest": tower.digest, "quantization_bits": bits}
         (folder / VISION_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(CARD, encoding="utf-8")
 

@@ -9,8 +9,7 @@ transformers loads::
                                                                        |
     VLM folder, trained  <----------------- join ----------------------+
 
-Only families are supported whose language model reads image features like any other embeddings:
-ordinary positions and causal attention. The others are refused by name.
+:mod:`tunesmith_vision.families` lists the supported types of models.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ import copy
 import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +36,7 @@ from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith_torch.models.loading import no_progress_bars
 from tunesmith_torch.models.model_folder import check_model_folder, read_config
 from tunesmith_torch.untrusted.foreign_code import refuse_foreign_code
+from tunesmith_vision.families import VISION_FOLDER, find_family
 from tunesmith_vision.images import Image
 from tunesmith_vision.template import check_template, wrap_template
 from tunesmith_vision.towers import FEATURE, Tower
@@ -45,50 +44,10 @@ from tunesmith_vision.towers import FEATURE, Tower
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-__all__ = ["VISION_FOLDER", "ModelTower", "join_model", "split_model"]
+__all__ = ["ModelTower", "join_model", "split_model"]
 
-VISION_FOLDER, TOWER_FILE = "vision", "vision.safetensors"
+TOWER_FILE = "vision.safetensors"
 LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-
-
-@dataclass(frozen=True)
-class Family:
-    """Where a family of models keeps its parts, inside ``model.model``."""
-
-    language: str
-    projector: str
-    """The module that maps features to embeddings, one feature at a time."""
-    tiles: bool = False
-    """True if an image may become several pictures, with tokens around each of them."""
-
-
-FAMILIES = {
-    "llava": Family("language_model", "multi_modal_projector"),
-    "idefics3": Family("text_model", "connector.modality_projection", tiles=True),
-    "smolvlm": Family("text_model", "connector.modality_projection", tiles=True),
-}
-_ROTARY = "its images have positions in three dimensions, which packed rows do not have here"
-_TWO_WAY = "the tokens of an image attend to each other in both directions, which is not causal"
-REFUSED = {
-    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v"), _ROTARY),
-    **dict.fromkeys(("gemma3", "gemma3n", "paligemma"), _TWO_WAY),
-}
-
-
-def find_family(config: Mapping[str, Any], where: Path) -> Family:
-    """Return the family of a model.
-
-    Raises:
-        UsageError: the family is not supported.
-    """
-    name = str(config.get("model_type"))
-    if name in FAMILIES:
-        return FAMILIES[name]
-    reason = REFUSED.get(name, "it is not known how its images become tokens")
-    raise UsageError(
-        f"{where}: models of type {name} are not supported: {reason}",
-        hint=f"use a model of one of these types: {', '.join(FAMILIES)}",
-    )
 
 
 def split_model(source: Path, out: Path) -> None:
