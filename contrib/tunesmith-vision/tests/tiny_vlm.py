@@ -58,7 +58,9 @@ def save_tiny_vlm(folder: Path, family: str) -> Path:
     }  # fmt: skip
     config: Any
     if family == "llava":
-        config = LlavaConfig(CLIPVisionConfig(**vision), text, image_token_index=image_id)
+        config = LlavaConfig(
+            vision_config=CLIPVisionConfig(**vision), text_config=text, image_token_index=image_id
+        )
         images: Any = CLIPImageProcessorPil(
             size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}
         )

@@ -1,4 +1,4 @@
-"""Virtual token ids: each feature of each image has an id of its own, above the vocabulary.
+"""Virtual token ids: each feature of each image has its own id, above the vocabulary.
 
 The ids of a row therefore determine everything that the model reads. Packing, shared prefixes,
 the cache of keys and values, scoring and generation treat images as any other tokens::
@@ -30,10 +30,10 @@ from torch import Tensor, nn
 from tunesmith.errors import DataError, IntegrityError, UsageError
 from tunesmith.plugins import cache_folder
 from tunesmith.records import Chat, Message, Part, Prompt, Record, TextPart
+from tunesmith_data import MEDIA_SIGNS
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.data.tokenization import SpanEncoder, TextSpan
 from tunesmith_vision.images import Image, open_picture
-from tunesmith_vision.rows import RESERVED
 from tunesmith_vision.towers import FEATURE, Tower
 
 __all__ = ["FeatureTable", "ImageEmbedding", "ImageEncoder", "as_prompt", "as_record"]
@@ -216,7 +216,7 @@ def as_record(record: Record, table: FeatureTable) -> Record:
 def _messages(messages: Sequence[Message], table: FeatureTable) -> tuple[Message, ...]:
     for message in messages:
         for part in message.content if message.media else [TextPart(message.text)]:
-            if isinstance(part, TextPart) and RESERVED.search(part.text):
+            if isinstance(part, TextPart) and MEDIA_SIGNS.search(part.text):
                 raise DataError(
                     f"a {message.role} message",
                     "has a character that stands for images",

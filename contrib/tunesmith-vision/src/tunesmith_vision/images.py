@@ -143,6 +143,8 @@ def _measure(data: bytes, max_pixels: int) -> tuple[int, int]:
     except PIL.UnidentifiedImageError as error:
         hint = f"save it as one of {', '.join(FORMATS)}"
         raise RowError("image format is not known", hint=hint) from error
+    except PIL.Image.DecompressionBombError as error:
+        raise RowError("image has too many pixels", str(error)) from error
     # All exceptions, because decoders raise any kind for damaged files.
     except Exception as error:
         raise RowError("image is damaged", str(error)) from error

@@ -24,14 +24,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tunesmith.records import Chat, Completion, Message, Part, Record, TextPart
-from tunesmith_data import Fields, RowError
+from tunesmith_data import MEDIA_SIGNS, Fields, RowError
 from tunesmith_vision.images import Image
 
-__all__ = ["RESERVED", "find_marks", "mark_images", "restore_images"]
+__all__ = ["mark_images", "restore_images"]
 
 PLACEHOLDER = "<image>"
-RESERVED = re.compile("[\U00100000-\U0010ffff]")
-"""Characters that stand for images, which texts must not contain."""
 _OPEN, _CLOSE = "\U0010fff0", "\U0010fff1"
 _MARK = re.compile(f"{_OPEN}([0-9a-f]{{64}}){_CLOSE}")
 _ASK = ("prompt", "question", "instruction", "input", "query")
@@ -62,9 +60,9 @@ def mark_images(
     values = listed if isinstance(listed, list) else [] if listed in (None, "") else [listed]
     row = _Row(read, values, (*_ASK, *asked))
     found = {key: row.column(key, value) for key, value in fields.items() if key != name}
-    if first and values and not row.taken:
+    if first and values and not row.placeholders:
         found = _place_first(found, row.asked, "".join(row.next() for _ in values))
-    if row.taken != len(values):
+    if row.placeholders != len(values):
         hint = f'write {PLACEHOLDER} where each image belongs, or set data.place = "first"'
         detail = f"{row.placeholders} placeholders, {len(values)} images"
         raise RowError("placeholders and images differ in number", detail, hint=hint)
@@ -79,16 +77,15 @@ class _Row:
     values: list[object]
     asked: tuple[str, ...]
     """Columns with texts of the user."""
-    taken: int = 0
     placeholders: int = 0
+    """Number of placeholders found so far, each of which takes the next image."""
 
     def next(self) -> str:
         """Return the mark of the next image in the column."""
         self.placeholders += 1
-        if self.taken == len(self.values):
+        if self.placeholders > len(self.values):
             return ""  # reported when all placeholders have been counted
-        self.taken += 1
-        return _mark(self.read(self.values[self.taken - 1]))
+        return _mark(self.read(self.values[self.placeholders - 1]))
 
     def column(self, name: str, value: object) -> object:
         """Return a column with marks in place of placeholders."""
@@ -165,7 +162,7 @@ def _refuse_placeholder(value: object, where: str) -> None:
 
 
 def _refuse_reserved(fields: Fields) -> None:
-    if any(isinstance(item, str) and RESERVED.search(item) for item in _walk(fields)):
+    if any(isinstance(item, str) and MEDIA_SIGNS.search(item) for item in _walk(fields)):
         hint = "remove the characters from U+100000 on"
         raise RowError("text has a character that stands for images", hint=hint)
 
@@ -179,11 +176,6 @@ def _walk(value: object) -> Iterator[object]:
     elif isinstance(value, list):
         for item in value:
             yield from _walk(item)
-
-
-def find_marks(text: str) -> list[str]:
-    """Return the SHA-256 of each image that a text has a mark of, in order."""
-    return _MARK.findall(text)
 
 
 def restore_images(record: Record, images: Mapping[str, Image]) -> Record:

@@ -132,8 +132,6 @@ class Vision:
 class VisionTask(SupervisedTask):
     """Supervised training on rows whose images have signs and virtual ids."""
 
-    can_compute_rows_alone = False
-
     def __init__(self, table: FeatureTable) -> None:
         self.table = table
 

@@ -1,7 +1,7 @@
 """Chat templates that expect content as a list of parts, for content that is text with signs.
 
 Templates of vision-language models print a placeholder, ``<image>``, for each part of type
-``image``. Here, content is a text in which one private-use character stands for each image. The
+``image``. Here, content is a text, and one private-use character stands for each image. The
 wrapper divides such a text into parts, lets the original template print them, and then replaces
 the placeholders with the characters, in order.
 """

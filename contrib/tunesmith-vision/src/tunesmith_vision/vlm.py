@@ -60,7 +60,8 @@ def split_model(source: Path, out: Path) -> None:
     if out.exists():
         raise UsageError(f"{out}: exists already", hint="choose another folder")
     refuse_foreign_code(source)
-    family = find_family(check_model_folder(source), source)
+    family = find_family(read_config(source), source)
+    check_model_folder(source)
     tokenizer = AutoTokenizer.from_pretrained(source, **LOCAL)
     with no_progress_bars():
         model: Any = AutoModelForImageTextToText.from_pretrained(
