@@ -14,6 +14,8 @@ from tunesmith.contracts import BaselineTask
 from tunesmith.errors import UsageError
 from tunesmith.options import from_table
 from tunesmith_vision.baselines import (
+    ImageMajority,
+    ImageMajorityOptions,
     ImageNearest,
     ImageNearestOptions,
     ImageProbe,
@@ -65,6 +67,15 @@ def test_classifiers_learn_the_images(baseline: Any, tmp_path: Path) -> None:
         assert variant.model.generate([(question("Who?"),)], 8)[0].text in ("warm", "cold")
         with pytest.raises(UsageError, match="log-probabilities"):
             variant.model.score(prompts, ["warm"] * 4)
+
+
+def test_the_majority_is_the_most_frequent_answer(tmp_path: Path) -> None:
+    found = shades(tmp_path)
+    train = [ask("*Which?", name, image) for name, image in found[:8]]
+    train.append(ask("*Which?", "cold", found[8][1]))
+    (variant,) = ImageMajority(from_table(ImageMajorityOptions, {})).variants(task(train))
+    prompts: Any = [(question("*Which?", image),) for _, image in found]
+    assert {answer.text for answer in variant.model.generate(prompts, 8)} == {"cold"}
 
 
 def test_the_untuned_model_is_measured_only_if_it_was_trained_on_images(tiny_model: Path) -> None:

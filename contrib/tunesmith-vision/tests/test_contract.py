@@ -30,11 +30,18 @@ def write_rows() -> str:
     return str(folder / "rows.jsonl")
 
 
+def write_broken() -> str:
+    path = temporary() / "broken.jsonl"
+    row = {"prompt": "<image>?", "completion": "red", "images": ["nowhere.png"]}
+    path.write_text(json.dumps(row) + "\n")
+    return str(path)
+
+
 @parametrize_checks(
     PLUGIN,
     model=split_folder,
     samples={"vision": VISION, "images": {"train": write_rows()}},
-    broken={"images": {"train": "/nowhere.jsonl"}},
+    broken={"images": {"train": write_broken()}},
 )
 def test_contract(check: Any) -> None:
     check()

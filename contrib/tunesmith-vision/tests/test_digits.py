@@ -73,5 +73,5 @@ def test_a_tiny_language_model_learns_to_read_digits(tiny_model: Path, tmp_path:
     assert value(report, "tuned", "exact-match") >= 0.7
     assert value(report, "tuned", "image-gain") > 1.0
     assert value(report, "image-probe", "exact-match") >= 0.7
-    assert value(report, "majority", "exact-match") <= 0.3
+    assert value(report, "image-majority", "exact-match") <= 0.3
     assert report["verdict"]["word"] != "DOES NOT LOOK"

@@ -7,7 +7,12 @@ PLUGIN = lazy_plugin(
     __name__,
     tunesmith_data_loaders=".loader:IMAGES",
     tunesmith_techniques=".offer:VISION",
-    tunesmith_baselines=[".offer:IMAGE_PROBE", ".offer:IMAGE_NEAREST", ".offer:IMAGE_ZERO_SHOT"],
+    tunesmith_baselines=[
+        ".offer:IMAGE_MAJORITY",
+        ".offer:IMAGE_PROBE",
+        ".offer:IMAGE_NEAREST",
+        ".offer:IMAGE_ZERO_SHOT",
+    ],
     tunesmith_evaluators=".control:IMAGE_CONTROL",
     tunesmith_review_plan=".offer:review_plan",
     tunesmith_verdict=".control:give_verdict",

@@ -15,10 +15,19 @@ from tunesmith.errors import UsageError
 from tunesmith.options import Options
 from tunesmith.records import Prompt, Record, has_media, last_exchange
 from tunesmith_evidence.answers.generation_only import GenerationOnlyModel
-from tunesmith_evidence.tasks.kinds import has_recurring_answers
 from tunesmith_vision.images import Image
 
-__all__ = ["ImageNearest", "ImageNearestOptions", "ImageProbe", "ImageProbeOptions"]
+__all__ = [
+    "ImageMajority",
+    "ImageMajorityOptions",
+    "ImageNearest",
+    "ImageNearestOptions",
+    "ImageProbe",
+    "ImageProbeOptions",
+    "ImageZeroShot",
+    "ImageZeroShotOptions",
+    "suits_classifier",
+]
 
 Vectors = NDArray[np.float64]
 
@@ -41,13 +50,39 @@ class ImageNearestOptions(Options):
     )
 
 
+class ImageMajorityOptions(Options):
+    """``image-majority`` has no options."""
+
+
 class ImageZeroShotOptions(Options):
     """``image-zero-shot`` has no options."""
 
 
 def suits_classifier(records: Sequence[Record]) -> bool:
-    """Return True if the rows have images and their answers occur again."""
-    return has_media(records) and has_recurring_answers(records)
+    """Return True if the rows have images, and at least half of their answers occur again."""
+    if not has_media(records):
+        return False
+    answers = [last_exchange(record)[1].text for record in records]
+    return 2 * len(set(answers)) <= len(answers)
+
+
+@dataclass(frozen=True)
+class ImageMajority:
+    """The most frequent answer, whatever the image."""
+
+    options: ImageMajorityOptions
+
+    def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
+        """Yield the only variant."""
+        from tunesmith_evidence.classify.classifiers import NearestRowsClassifier
+
+        labels = [last_exchange(record)[1].text for record in task.train]
+        if not labels:
+            return
+        # Without a similar row, a classifier answers with the most frequent label.
+        blank = NearestRowsClassifier(np.zeros((len(labels), 1)), labels, 1)
+        model = _ImageClassifier(blank, lambda prompts: np.zeros((len(prompts), 1)))
+        yield BaselineVariant(name="", model=model)
 
 
 @dataclass(frozen=True)
@@ -60,6 +95,8 @@ class ImageProbe:
         """Yield one variant for each strength of regularization."""
         from tunesmith_evidence.classify.classifiers import LinearClassifier
 
+        if not task.train:
+            return
         vectors, rows, labels = _learn_rows(task)
         for c in self.options.c:
             model = _ImageClassifier(LinearClassifier(rows, labels, c), vectors)
@@ -76,6 +113,8 @@ class ImageNearest:
         """Yield one variant for each number of neighbors."""
         from tunesmith_evidence.classify.classifiers import NearestRowsClassifier
 
+        if not task.train:
+            return
         vectors, rows, labels = _learn_rows(task)
         for k in self.options.k:
             model = _ImageClassifier(NearestRowsClassifier(rows, labels, k), vectors)

@@ -125,7 +125,7 @@ IMAGE_CONTROL = EvaluatorOffer(
     summary="whether the model looks at its images: the gain over the images of other rows",
     config=ImageControlOptions,
     build=ImageControl,
-    metrics=(Metric(name=METRIC, higher_is_better=True, unit="nats"),),
+    metrics=(Metric(name=METRIC, higher_is_better=True, unit="nats", is_descriptive=True),),
     accepts=frozenset({Chat}),
     default_for=has_media,
     reads_media=True,

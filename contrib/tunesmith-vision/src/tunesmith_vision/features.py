@@ -24,12 +24,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from tunesmith.errors import DataError, IntegrityError, UsageError
 from tunesmith.plugins import cache_folder
 from tunesmith.records import Chat, Message, Part, Prompt, Record, TextPart
+from tunesmith.storage import write_atomic
 from tunesmith_data import MEDIA_SIGNS
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.data.tokenization import SpanEncoder, TextSpan
@@ -127,16 +128,14 @@ class FeatureTable:
 
 def _read_features(path: Path) -> Tensor | None:
     try:
-        return load_file(path)["features"]
+        return load(path.read_bytes())["features"]
     except (OSError, KeyError, SafetensorError):
         return None
 
 
 def _write_features(path: Path, features: Tensor) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
-    save_file({"features": features}, partial)
-    partial.replace(path)
+    write_atomic(path, save({"features": features}))
 
 
 class ImageEmbedding(nn.Module):

@@ -10,8 +10,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import os
-import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +20,7 @@ from typing import TYPE_CHECKING, final
 from tunesmith.errors import IntegrityError
 from tunesmith.plugins import cache_folder
 from tunesmith.records import Part
+from tunesmith.storage import write_atomic
 from tunesmith_data import RowError, json_type
 
 if TYPE_CHECKING:
@@ -191,8 +190,5 @@ def _store(data: bytes, sha256: str) -> Path:
     path = cache_folder() / "images" / sha256[:2] / sha256
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        os.replace(temporary, path)
+        write_atomic(path, data)
     return path

@@ -10,6 +10,8 @@ from tunesmith.plan import Plan
 from tunesmith.records import Chat, Completion, has_media
 from tunesmith_torch.runtime.environment import prepare_environment
 from tunesmith_vision.baselines import (
+    ImageMajority,
+    ImageMajorityOptions,
     ImageNearest,
     ImageNearestOptions,
     ImageProbe,
@@ -21,7 +23,14 @@ from tunesmith_vision.baselines import (
 from tunesmith_vision.families import FAMILIES, REFUSED, explain_refusal
 from tunesmith_vision.options import VisionOptions
 
-__all__ = ["IMAGE_NEAREST", "IMAGE_PROBE", "IMAGE_ZERO_SHOT", "VISION", "review_plan"]
+__all__ = [
+    "IMAGE_MAJORITY",
+    "IMAGE_NEAREST",
+    "IMAGE_PROBE",
+    "IMAGE_ZERO_SHOT",
+    "VISION",
+    "review_plan",
+]
 
 _TORCH = ("torch>=2.11", "transformers>=5.17", "pillow>=11")
 
@@ -79,6 +88,18 @@ def build_nearest(options: ImageNearestOptions) -> Baseline:
     return ImageNearest(options)
 
 
+IMAGE_MAJORITY = BaselineOffer(
+    name="image-majority",
+    summary="always the most frequent answer of the training rows",
+    config=ImageMajorityOptions,
+    build=ImageMajority,
+    needs=("numpy>=1.26", "scikit-learn>=1.5"),
+    solution="constant",
+    cost=0,
+    can_score=False,
+    suits=suits_classifier,
+    reads_media=True,
+)
 IMAGE_PROBE = BaselineOffer(
     name="image-probe",
     summary="logistic regression on the features of a frozen tower",
