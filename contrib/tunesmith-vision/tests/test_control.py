@@ -64,7 +64,17 @@ def test_a_model_that_looks_holds_and_one_that_does_not_fails(images: dict[str, 
     looking, blind = measure(images, 2.0), measure(images, 0.0)
     assert looking.details["looks"] and looking.details["holds"]
     assert abs(sum(looking.values) / len(looking.values) - 2.0) < 0.1
-    assert not blind.details["looks"] and not blind.details["holds"]
+    assert blind.details["looks"] is False and not blind.details["holds"]
+
+
+def test_few_rows_cannot_show_that_a_model_does_not_look(images: dict[str, Image]) -> None:
+    names = {image.sha256: name for name, image in images.items()}
+    model: Any = Looking(names, 3.0)
+    pairs = [ask("*Which?", answer, images["red"]) for answer in ("red", "blue")]
+    pairs.append(ask("*Which?", "blue", images["blue"]))
+    (found,) = ImageControl(ImageControlOptions()).measure(model, pairs)
+    assert found.details["looks"] is None and not found.details["holds"]
+    assert give_verdict(evidence(found)) is None
 
 
 def evidence(measurement: Any) -> Any:

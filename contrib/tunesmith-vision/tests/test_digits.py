@@ -12,8 +12,10 @@ import numpy as np
 import PIL.Image
 from sklearn.datasets import load_digits
 
-NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-ROWS = {"train": 200, "test": 60}
+from tunesmith_torch.testing.tiny_model import save_tiny_model
+
+CLASSES = 3
+ROWS = {"train": 120, "test": 40}
 RUN = """
 [run]
 seed = 1
@@ -29,16 +31,16 @@ validation_size = 20
 [technique]
 use = "vision"
 precision = "fp32"
-epochs = 16
+epochs = 15
 batch_size = 16
-learning_rate = 5e-3
+learning_rate = 1e-2
 projector_rate = 1.0
 """
 
 
-def write_digits(folder: Path, classes: int = 10) -> None:
-    """Write digits as pictures, with their names as answers."""
-    digits = load_digits(n_class=classes)
+def write_digits(folder: Path) -> None:
+    """Write digits as pictures, with the digits as answers."""
+    digits = load_digits(n_class=CLASSES)
     start = 0
     for part, count in ROWS.items():
         lines = []
@@ -46,7 +48,7 @@ def write_digits(folder: Path, classes: int = 10) -> None:
             pixels = (digits.images[n] / 16 * 255).astype(np.uint8)
             PIL.Image.fromarray(pixels).convert("RGB").resize((64, 64)).save(folder / f"{n}.png")
             row = {"question": "<image>Which digit?", "images": [f"{n}.png"]}
-            lines.append(json.dumps({**row, "answer": NAMES[digits.target[n]]}))
+            lines.append(json.dumps({**row, "answer": str(digits.target[n])}))
         (folder / f"{part}.jsonl").write_text("\n".join(lines) + "\n")
         start += count
 
@@ -67,11 +69,13 @@ def value(report: dict[str, Any], model: str, metric: str) -> float:
     return float(found)
 
 
-def test_a_tiny_language_model_learns_to_read_digits(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_tiny_language_model_learns_to_read_digits(tmp_path: Path) -> None:
     write_digits(tmp_path)
-    report = run(tmp_path, tiny_model)
-    assert value(report, "tuned", "exact-match") >= 0.7
+    # Larger weights than usual, because the adapters must be able to change the answers.
+    model = save_tiny_model(tmp_path / "model", changes={"initializer_range": 0.3})
+    report = run(tmp_path, model)
+    assert value(report, "tuned", "exact-match") >= 0.8
     assert value(report, "tuned", "image-gain") > 1.0
-    assert value(report, "image-probe", "exact-match") >= 0.7
-    assert value(report, "image-majority", "exact-match") <= 0.3
+    assert value(report, "image-probe", "exact-match") >= 0.9
+    assert value(report, "image-majority", "exact-match") <= 0.6
     assert report["verdict"]["word"] != "DOES NOT LOOK"

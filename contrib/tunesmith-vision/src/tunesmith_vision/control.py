@@ -2,7 +2,8 @@
 
 Every test row is also measured with the images of another row. If the reference answers become no
 less likely, the model answers from the text alone, or from what it knows about the labels. The
-verdict of the run then states this, whatever the accuracy is.
+verdict of the run then states this, whatever the accuracy is. If the rows are too few to tell, the
+built-in rule decides.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ __all__ = ["IMAGE_CONTROL", "ImageControl", "give_verdict", "shuffle_images"]
 
 NAME, METRIC = "image-control", "image-gain"
 DOES_NOT_LOOK = "DOES NOT LOOK"
+NO_GAIN = 0.1
+"""A gain that is certainly below this number of nats per answer counts as none."""
 _INTERVAL = 1.96
 
 
@@ -51,21 +54,22 @@ class ImageControl:
         if shuffled == prompts:
             same = {"finding": "cannot tell whether the model looks: the rows share one image"}
             return [Measurement(metric=METRIC, values=values, details=same)]
-        lower = _lower_bound(values)
-        looks = lower > 0
+        half = _half_width(values)
+        lower, upper = fmean(values) - half, fmean(values) + half
+        looks = True if lower > 0 else False if upper < NO_GAIN else None
         finding = (
             f"the right images make answers {fmean(values):.3g} nats more likely than the images "
-            f"of other rows (lower bound {lower:.3g})"
+            f"of other rows (between {lower:.3g} and {upper:.3g})"
         )
-        shown = {"looks": looks, "holds": looks, "finding": finding}
+        shown = {"looks": looks, "holds": lower > 0, "finding": finding}
         return [Measurement(metric=METRIC, values=values, details=shown)]
 
 
-def _lower_bound(values: Sequence[float]) -> float:
-    """Return the lower end of the 95 % interval of the mean; minus infinity for one row."""
+def _half_width(values: Sequence[float]) -> float:
+    """Return half the width of the 95 % interval of the mean; infinity for one row."""
     if len(values) < 2:
-        return -math.inf
-    return fmean(values) - _INTERVAL * stdev(values) / math.sqrt(len(values))
+        return math.inf
+    return _INTERVAL * stdev(values) / math.sqrt(len(values))
 
 
 def shuffle_images(prompts: Sequence[Prompt]) -> list[Prompt]:
@@ -104,7 +108,7 @@ def give_verdict(evidence: Evidence) -> JSON | None:
     """Return a verdict if the tuned model does not look at its images; otherwise None."""
     measured = (e for e in evidence.measured if (e.model, e.metric) == (TUNED, METRIC))
     event = next(measured, None)
-    if event is None or event.details.get("looks", True):
+    if event is None or event.details.get("looks") is not False:
         return None
     return {
         "word": DOES_NOT_LOOK,
