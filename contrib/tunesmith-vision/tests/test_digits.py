@@ -14,8 +14,8 @@ from sklearn.datasets import load_digits
 
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
-CLASSES = 3
-ROWS = {"train": 120, "test": 40}
+CLASSES = 5
+ROWS = {"train": 100, "test": 40}
 RUN = """
 [run]
 seed = 1
@@ -33,7 +33,7 @@ use = "vision"
 precision = "fp32"
 epochs = 15
 batch_size = 16
-learning_rate = 1e-2
+learning_rate = 3e-3
 projector_rate = 1.0
 """
 
@@ -71,11 +71,12 @@ def value(report: dict[str, Any], model: str, metric: str) -> float:
 
 def test_a_tiny_language_model_learns_to_read_digits(tmp_path: Path) -> None:
     write_digits(tmp_path)
-    # Larger weights than usual, because the adapters must be able to change the answers.
-    model = save_tiny_model(tmp_path / "model", changes={"initializer_range": 0.3})
+    # Random weights must be large enough for adapters to change the answers.
+    changes = {"initializer_range": 0.3, "tie_word_embeddings": False}
+    model = save_tiny_model(tmp_path / "model", changes=changes)
     report = run(tmp_path, model)
-    assert value(report, "tuned", "exact-match") >= 0.8
+    assert value(report, "tuned", "exact-match") >= 0.7
     assert value(report, "tuned", "image-gain") > 1.0
     assert value(report, "image-probe", "exact-match") >= 0.9
-    assert value(report, "image-majority", "exact-match") <= 0.6
+    assert value(report, "image-majority", "exact-match") <= 0.4
     assert report["verdict"]["word"] != "DOES NOT LOOK"

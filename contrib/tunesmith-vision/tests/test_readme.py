@@ -9,7 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pictures import COLORS, picture_bytes
+from pictures import COLORS, picture_bytes, question
+
+from tunesmith.options import from_table
+from tunesmith_vision.images import ImageReader
+from tunesmith_vision.options import VisionOptions
+from tunesmith_vision.technique import Vision
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -45,5 +50,9 @@ def test_the_run_file_runs_and_the_loader_answers(tiny_model: Path, tmp_path: Pa
     loader: dict[str, Any] = {}
     program = block("python").replace("BASE", str(tiny_model))
     exec(program.replace("runs/colors", str(tmp_path / "runs/colors")), loader)  # the README's code
-    answer = loader["ask"](str(tmp_path / "pictures/red1.png"), "Which color?")
-    assert isinstance(answer, str)
+    path = tmp_path / "pictures/red1.png"
+    image = ImageReader(tmp_path, 10**6, 10**6).read(str(path))
+    options = from_table(VisionOptions, {"precision": "fp32"})
+    model = Vision(options).open(tiny_model, tmp_path / "runs/colors/adapter", device="cpu")
+    (expected,) = model.generate([(question("*Which color?", image),)], 20)
+    assert loader["ask"](str(path), "Which color?") == expected.text
