@@ -319,5 +319,5 @@ def last_exchange(record: Record) -> tuple[Prompt, Message]:
 
 
 def prompt_text(prompt: Prompt) -> str:
-    """Return all texts of a prompt, one message per line."""
-    return prompt if isinstance(prompt, str) else "\n".join(message.text for message in prompt)
+    """Return all texts of a prompt, one message per line; media appear as their ``repr``."""
+    return prompt if isinstance(prompt, str) else "\n".join(m.shown_text for m in prompt)

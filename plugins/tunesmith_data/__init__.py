@@ -72,11 +72,12 @@ from tunesmith_data.row import (
 )
 from tunesmith_data.stored import StoredBytes
 from tunesmith_data.stored_records import LazyRecords
-from tunesmith_data.text import UNUSABLE_CHARACTERS, require_text
+from tunesmith_data.text import MEDIA_SIGNS, UNUSABLE_CHARACTERS, require_text
 from tunesmith_data.typed_row import to_json_fields
 
 __all__ = [
     "MAX_BYTES_IN_MEMORY",
+    "MEDIA_SIGNS",
     "UNUSABLE_CHARACTERS",
     "ByteStream",
     "DataFile",

@@ -20,6 +20,8 @@ __all__ = ["content_key"]
 
 UNUSABLE_CHARACTERS = re.compile("[\0\ud800-\udfff]")
 """NUL, and lone surrogates (which UTF-8 cannot encode)."""
+MEDIA_SIGNS = re.compile("[\U00100000-\U0010ffff]")
+"""Private-use characters that plugins may put in place of media, such as images, in a text."""
 
 
 def require_text(value: object, name: str) -> str:

@@ -76,7 +76,7 @@ def last_question(prompt: Prompt) -> str:
     """Return the user's last message, or an empty string if the user wrote no message."""
     if isinstance(prompt, str):
         return prompt
-    return next((m.text for m in reversed(prompt) if m.role == "user"), "")
+    return next((m.shown_text for m in reversed(prompt) if m.role == "user"), "")
 
 
 def has_examples(records: Iterable[Record]) -> bool:

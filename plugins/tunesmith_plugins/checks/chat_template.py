@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from tunesmith.contracts import Finding, SkippedRow
 from tunesmith.errors import DataError, EnvironmentProblem, UsageError
 from tunesmith.plan import Plan
-from tunesmith.records import Completion, Record, Text, exchanges
+from tunesmith.records import Completion, Record, Text, exchanges, has_media
 from tunesmith.text import format_count
 from tunesmith_torch.data.large_data import sample_if_large
 from tunesmith_torch.data.refusals import HAS_REASONING, REFUSED_BY_TEMPLATE, TEMPLATE_DROPS_MESSAGE
@@ -116,7 +116,10 @@ def _find_rendering_problems(
     from tunesmith_torch.data.thinking import find_thinking_modes
     from tunesmith_torch.models.loading import load_tokenizer
 
-    rows = [*sample_if_large(train), *sample_if_large(test)]
+    # A technique that trains on media, such as images, renders these rows itself.
+    samples = (sample_if_large(part) for part in (train, test))
+    texts, others = ([r for r in sample if not has_media([r])] for sample in samples)
+    rows = [*texts, *others]
     seen: list[ChatTemplateOptions] = []
     for where, options in stages.items():
         if options.initial_model is not None or options.chat_template in seen:
@@ -125,7 +128,7 @@ def _find_rendering_problems(
         try:
             template = Template.from_options(load_tokenizer(folder), options)
             problems = list(template.find_problems(rows))
-            check_saved_template(template, train)
+            check_saved_template(template, texts)
         except EnvironmentProblem:
             return  # reported when the model is loaded
         except UsageError as error:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from tunesmith.errors import DataError
 from tunesmith.records import Message
+from tunesmith_data import MEDIA_SIGNS
 from tunesmith_torch.data.message_fields import (
     build_message_fields,
     build_tool_fields,
@@ -107,9 +108,11 @@ def require_all_texts(conversation: RenderedConversation, length: int, text: str
     messages = conversation.messages[:length]
     for turn, message in enumerate(messages):
         answer = conversation.answers.get(turn)
-        content = (answer.content if answer else message.text).strip()
-        # Templates write results of tools as JSON.
-        if content not in text and json.dumps(content, ensure_ascii=False)[1:-1] not in text:
+        # Templates may write white space around media, and results of tools as JSON.
+        pieces = map(str.strip, MEDIA_SIGNS.split(answer.content if answer else message.text))
+        if any(
+            p not in text and json.dumps(p, ensure_ascii=False)[1:-1] not in text for p in pieces
+        ):
             raise DataError(
                 "conversation",
                 f"{TEMPLATE_DROPS_MESSAGE}, here the text of a {message.role} turn",

@@ -21,6 +21,8 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+__all__ = ["SpanEncoder", "TextSpan"]
+
 
 class TextSpan(NamedTuple):
     """A piece of text that is tokenized separately from its neighbors."""

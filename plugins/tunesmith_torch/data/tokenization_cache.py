@@ -28,6 +28,7 @@ from tunesmith.storage import commit_folder, verify_folder
 from tunesmith_data.text import content_key
 from tunesmith_torch.data.example_store import ExampleStore
 from tunesmith_torch.data.templates import Template
+from tunesmith_torch.data.tokenization import SpanEncoder
 from tunesmith_torch.data.tokenized_records import TokenizedRecords
 
 MIN_CHARACTERS = 1_000_000
@@ -88,9 +89,10 @@ def delete_oldest(folder: Path, max_bytes: int) -> None:
 def _digest(
     template: Template, records: Iterable[Record], settings: tuple[object, ...]
 ) -> str | None:
-    """Return the name of an entry; None for a tokenizer whose state cannot be hashed."""
+    """Return the name of an entry; None for an encoder or a tokenizer that cannot be hashed."""
     tokenizer = template.tokenizer
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+    is_plain = type(template.encoder) is SpanEncoder
+    if not is_plain or not isinstance(tokenizer, PreTrainedTokenizerFast):
         return None
     libraries = [f"{name} {version(name)}" for name in _LIBRARIES]
     special_tokens = sorted((name, str(x)) for name, x in tokenizer.special_tokens_map.items())

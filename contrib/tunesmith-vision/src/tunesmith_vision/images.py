@@ -1,0 +1,194 @@
+"""Images as parts of messages: checked before they are used, and identified by their content.
+
+An image is decoded completely when it is loaded, with limits on its bytes and pixels. A file that
+is truncated, or that expands to a huge picture, therefore becomes a skipped row. Nothing is ever
+read from a URL.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+from tunesmith.errors import IntegrityError
+from tunesmith.plugins import cache_folder
+from tunesmith.records import Part
+from tunesmith.storage import write_atomic
+from tunesmith_data import RowError, json_type
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+__all__ = ["Image", "ImageReader", "open_picture"]
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+"""File formats that may be decoded; the others of Pillow are rare, and attack surface."""
+_ORIENTATION = 0x0112
+_TRANSPOSED = (5, 6, 7, 8)
+"""Values of the EXIF orientation that swap width and height."""
+_URL = ("http:", "https:", "ftp:", "s3:", "gs:", "file:")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Image(Part):
+    """An image in a message; two images are equal if their files have the same bytes."""
+
+    path: str = field(repr=False, compare=False)
+    """File with the image; it may move without changing what a model learns from it."""
+    sha256: str
+    width: int
+    """Width in pixels, after the rotation that the file asks for."""
+    height: int
+    """Height in pixels, after the rotation that the file asks for."""
+
+
+@dataclass
+class ImageReader:
+    """Finds, checks and identifies the images that rows name."""
+
+    folder: Path
+    """Folder of relative paths; images outside of it are refused."""
+    max_pixels: int
+    max_bytes: int
+    known: dict[str, Image] = field(default_factory=dict)
+    """Checked images, by SHA-256."""
+    _by_path: dict[Path, str] = field(default_factory=dict)
+
+    def read(self, value: object) -> Image:
+        """Return the image that a row names: a path, a data URI, or an object with bytes or a path.
+
+        Raises:
+            RowError: the image cannot be used.
+        """
+        if isinstance(value, Mapping):
+            data, path = value.get("bytes"), value.get("path")
+            return self._from_bytes(data) if data is not None else self.read(path)
+        if isinstance(value, bytes):
+            return self._from_bytes(value)
+        if not isinstance(value, str) or not value.strip():
+            raise RowError("image is not a path", json_type(value))
+        if value.startswith("data:"):
+            return self._from_bytes(_decode_uri(value))
+        if value.lower().startswith(_URL):
+            hint = "download the images first, and name their files"
+            raise RowError("image is a URL, which is never opened", value, hint=hint)
+        return self._from_path(value)
+
+    def _from_path(self, name: str) -> Image:
+        try:
+            path = (self.folder / name).resolve()
+            if not path.is_relative_to(self.folder.resolve()):
+                hint = "set data.folder to a folder that contains all images"
+                raise RowError("image is outside of the image folder", name, hint=hint)
+            if path in self._by_path:
+                return self.known[self._by_path[path]]
+            if not path.is_file():
+                hint = f"paths are relative to {self.folder}; set data.folder to change this"
+                raise RowError("image file does not exist", name, hint=hint)
+            with path.open("rb") as file:
+                data = file.read(self.max_bytes + 1)
+        except (OSError, ValueError) as error:
+            raise RowError("image file cannot be read", f"{name}: {error}") from error
+        image = self._check(data, path)
+        self._by_path[path] = image.sha256
+        return image
+
+    def _from_bytes(self, data: object) -> Image:
+        if not isinstance(data, bytes):
+            raise RowError("image has no bytes", json_type(data))
+        return self._check(data, None)
+
+    def _check(self, data: bytes, path: Path | None) -> Image:
+        """Decode an image once, and return it; bytes without a file are stored in the cache."""
+        if not data:
+            raise RowError("image is empty")
+        if len(data) > self.max_bytes:
+            hint = "raise data.max_bytes if you expect images of this size"
+            raise RowError(f"image has more than {self.max_bytes:,} bytes", hint=hint)
+        sha256 = hashlib.sha256(data).hexdigest()
+        if sha256 not in self.known:
+            width, height = _measure(data, self.max_pixels)
+            stored = path or _store(data, sha256)
+            self.known[sha256] = Image(str(stored), sha256, width, height)
+        return self.known[sha256]
+
+
+def _measure(data: bytes, max_pixels: int) -> tuple[int, int]:
+    """Decode an image and return its size; its header is checked before any pixel is decoded."""
+    import PIL.Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the limit below is stricter than Pillow's warning
+            picture = PIL.Image.open(BytesIO(data), formats=FORMATS)
+        width, height = picture.size
+        if width * height > max_pixels:
+            hint = "shrink the image, or raise data.max_pixels"
+            raise RowError("image has too many pixels", f"{width:,} x {height:,}", hint=hint)
+        if getattr(picture, "n_frames", 1) > 1:
+            raise RowError("image has several frames", hint="save one frame as its own image")
+        rotated = picture.getexif().get(_ORIENTATION) in _TRANSPOSED
+        picture.load()
+    except RowError:
+        raise
+    except PIL.UnidentifiedImageError as error:
+        hint = f"save it as one of {', '.join(FORMATS)}"
+        raise RowError("image format is not known", hint=hint) from error
+    except PIL.Image.DecompressionBombError as error:
+        raise RowError("image has too many pixels", str(error)) from error
+    # All exceptions, because decoders raise any kind for damaged files.
+    except Exception as error:
+        raise RowError("image is damaged", str(error)) from error
+    return (height, width) if rotated else (width, height)
+
+
+def open_picture(image: Image) -> Picture:
+    """Decode a checked image as RGB, upright.
+
+    Raises:
+        IntegrityError: the file is missing, or has changed since it was checked.
+    """
+    import PIL.Image
+    from PIL import ImageOps
+
+    try:
+        data = Path(image.path).read_bytes()
+    except OSError as error:
+        raise IntegrityError(
+            f"{image.path}: the image cannot be read: {error}", hint="restore the file"
+        ) from error
+    if hashlib.sha256(data).hexdigest() != image.sha256:
+        raise IntegrityError(
+            f"{image.path}: the image has changed since the data was loaded",
+            hint="restore the file, or start a new run",
+        )
+    with PIL.Image.open(BytesIO(data), formats=FORMATS) as picture:
+        return ImageOps.exif_transpose(picture).convert("RGB")
+
+
+def _decode_uri(uri: str) -> bytes:
+    """Return the bytes of a data URI, as in OpenAI's chat API."""
+    header, comma, text = uri.partition(",")
+    if not comma or not header.endswith(";base64"):
+        raise RowError("image is not a base64 data URI", header[:40])
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise RowError("image is not valid base64", str(error)) from error
+
+
+def _store(data: bytes, sha256: str) -> Path:
+    """Write an image that has no file to the cache, and return its path."""
+    path = cache_folder() / "images" / sha256[:2] / sha256
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, data)
+    return path

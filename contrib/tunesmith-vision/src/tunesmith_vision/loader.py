@@ -1,0 +1,190 @@
+"""Data loader ``images``: rows of JSON Lines, a JSON array or Parquet, with images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from tunesmith.contracts import Dataset
+from tunesmith.errors import DataError
+from tunesmith.offers import DataLoaderOffer
+from tunesmith.records import Record
+from tunesmith.text import format_count
+from tunesmith_data import (
+    ByteStream,
+    DataFile,
+    Row,
+    RowError,
+    RowLoader,
+    RowOptions,
+    RowSource,
+    find_files,
+    parse_row,
+    require_library,
+    to_json_fields,
+)
+from tunesmith_vision.images import ImageReader
+from tunesmith_vision.rows import mark_images, restore_images
+
+__all__ = ["IMAGES", "ImageLoader", "ImageOptions"]
+
+_PARQUET = b"PAR1"
+_ROWS_AT_A_TIME = 16
+_USER_FIELDS = ("prompt", "instruction", "input")
+
+
+class ImageOptions(RowOptions):
+    """Options of ``images``: those that all row loaders share, and where the images are."""
+
+    folder: str | None = Field(
+        None,
+        min_length=1,
+        description=(
+            "Folder that relative paths of images start from, and that all images must be in. "
+            "Unset: the folder of the first training file."
+        ),
+        json_schema_extra={"path": True},
+    )
+    images: str | None = Field(
+        None, min_length=1, description="Column with the images. Unset: `images` or `image`."
+    )
+    place: str = Field(
+        "placeholder",
+        pattern="^(placeholder|first)$",
+        description=(
+            "Where images stand: at the placeholders <image>, or, with `first`, before the first "
+            "text of the user in rows that have no placeholder."
+        ),
+    )
+    max_pixels: int = Field(
+        50_000_000, ge=1, le=89_000_000, description="Maximum number of pixels in an image."
+    )
+    max_bytes: int = Field(
+        50_000_000, ge=1, le=1_000_000_000, description="Maximum size of an image file, in bytes."
+    )
+
+
+@dataclass(frozen=True)
+class ImageLoader:
+    """Reads rows, and the images that they name."""
+
+    options: ImageOptions
+
+    def load(self) -> Dataset:
+        """Read all rows, and check all images.
+
+        Raises:
+            DataError: a file cannot be used, or more rows are skipped than the options allow.
+        """
+        options = self.options
+        folder = Path(options.folder or find_files(options.train)[0].path.parent)
+        reader = ImageReader(folder, options.max_pixels, options.max_bytes)
+        marked = partial(self._mark, reader)
+        rows = RowLoader(
+            options,
+            lambda stream, name: marked(_read_json(stream, name, options)),
+            open_other=lambda file: _open_parquet(file, options, marked),
+        )
+        data = rows.load()
+
+        def restore(records: Sequence[Record]) -> list[Record]:
+            return [restore_images(record, reader.known) for record in records]
+
+        return replace(
+            data,
+            train=restore(data.train),
+            test=None if data.test is None else restore(data.test),
+            validation=None if data.validation is None else restore(data.validation),
+            description=f"{data.description}, {format_count(len(reader.known), 'image')}",
+        )
+
+    def _mark(self, reader: ImageReader, rows: Iterable[Row]) -> Iterator[Row]:
+        """Yield the rows with marks of their images; a faulty image makes its row unusable."""
+        options = self.options
+        asked = [c for name, c in options.columns.items() if name in _USER_FIELDS]
+        mark = partial(
+            mark_images,
+            read=reader.read,
+            column=options.images,
+            first=options.place == "first",
+            asked=asked,
+        )
+        for row in rows:
+            fields = row.fields
+            if not isinstance(fields, RowError):
+                try:
+                    fields = mark(fields)
+                    fields = to_json_fields(fields, options.max_row_bytes)
+                except RowError as error:
+                    fields = error
+            yield row._replace(fields=fields)
+
+
+def _read_json(stream: ByteStream, name: str, options: ImageOptions) -> Iterator[Row]:
+    """Yield the rows of JSON Lines or of a JSON array."""
+    if stream.peek(1 << 10).lstrip().startswith(b"["):
+        try:
+            items = json.loads(stream.read())
+        except (ValueError, RecursionError) as error:
+            raise DataError(name, f"is not a JSON array: {error!s:.100}") from error
+        lines: Iterable[bytes] = (json.dumps(item).encode() for item in items)
+    else:
+        lines = iter(partial(stream.readline, options.max_row_bytes + 2), b"")
+    for number, line in enumerate(lines, 1):
+        if len(line) > options.max_row_bytes:
+            hint = "raise data.max_row_bytes, or keep the images in files"
+            raise DataError(f"{name}:{number}", "the row is too large", hint=hint)
+        if line.strip():
+            yield Row(number, _parse(line))
+
+
+def _parse(line: bytes) -> dict[str, Any] | RowError:
+    try:
+        return parse_row(line.strip())
+    except RowError as error:
+        return error
+
+
+def _open_parquet(file: DataFile, options: ImageOptions, marked: Any) -> RowSource | None:
+    """Return the row source for a Parquet file, or None for any other file."""
+    with open(file.path, "rb") as stream:
+        if stream.read(len(_PARQUET)) != _PARQUET:
+            return None
+    require_library("pyarrow", file.display_name, extra="parquet")
+    return RowSource.of_rows(file.display_name, lambda: marked(_read_parquet(file, options)))
+
+
+def _read_parquet(file: DataFile, options: ImageOptions) -> Iterator[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    name, number, size = file.display_name, 0, 0
+    try:
+        with pyarrow.parquet.ParquetFile(file.path, page_checksum_verification=True) as parquet:
+            for batch in parquet.iter_batches(_ROWS_AT_A_TIME, use_threads=False):
+                size += batch.nbytes
+                if size > options.max_unpacked_bytes:
+                    hint = "raise data.max_unpacked_bytes if you expect rows of this total size"
+                    problem = f"the rows have more than {options.max_unpacked_bytes:,} bytes"
+                    raise DataError(f"{name}:{number + 1}", problem, hint=hint)
+                for fields in batch.to_pylist():
+                    number += 1
+                    yield Row(number, fields)
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        hint = "the file may be truncated or damaged; write it again"
+        raise DataError(name, f"cannot be read: {error!s:.200}", hint=hint) from error
+
+
+IMAGES = DataLoaderOffer(
+    name="images",
+    summary="rows with images: JSON Lines, a JSON array or Parquet; images in files or in the rows",
+    config=ImageOptions,
+    build=ImageLoader,
+    needs=("pillow>=11",),
+)

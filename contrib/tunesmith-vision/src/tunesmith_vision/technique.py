@@ -1,0 +1,308 @@
+"""Technique ``vision``: LoRA on a language model that reads the features of a frozen tower."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from tunesmith.additions import Addition
+from tunesmith.contracts import Artifact, Generation, Job, Progress, TextModel, TokenScores
+from tunesmith.errors import IntegrityError
+from tunesmith.phases import run_phase
+from tunesmith.records import Answer, Prompt, Record
+from tunesmith_torch.data.templates import Template
+from tunesmith_torch.generation.text_model import TorchTextModel
+from tunesmith_torch.models.adapter_stack import adapt_model
+from tunesmith_torch.models.adapters import AdaptedModel
+from tunesmith_torch.models.artifacts import attach_adapter
+from tunesmith_torch.models.initial_model import InitialModel
+from tunesmith_torch.models.loading import LoadedBase, load_config
+from tunesmith_torch.models.open_base import load_model
+from tunesmith_torch.models.quantization import Quantization
+from tunesmith_torch.runtime.device import Precision, pick_device, pick_precision
+from tunesmith_torch.training.additions import AdditionContext, TrainingAddition, Update
+from tunesmith_torch.training.supervised import NextTokenObjective, SupervisedData, SupervisedTask
+from tunesmith_torch.training.trainer import PreparedTraining, TrainingSession, train
+from tunesmith_torch.untrusted.foreign_code import read_json_object
+from tunesmith_vision.families import VISION_FOLDER
+from tunesmith_vision.features import (
+    FeatureTable,
+    ImageEmbedding,
+    ImageEncoder,
+    as_prompt,
+    as_record,
+)
+from tunesmith_vision.options import VisionOptions
+from tunesmith_vision.towers import LiteTower, Tower
+from tunesmith_vision.vlm import ModelTower
+
+__all__ = ["ImageTextModel", "Vision", "VisionTask", "open_table"]
+
+PROJECTOR_FILE, VISION_FILE = "projector.safetensors", "vision.json"
+NO_ADAPTER = "TUNESMITH_PROJECTOR"
+_LOAD_ERRORS = (OSError, LookupError, RuntimeError, TypeError, ValueError, SafetensorError)
+CARD = """---
+library_name: peft
+tags: [tunesmith, vision]
+---
+
+A projector of images (`projector.safetensors`) and LoRA adapters of the language model, made with
+tunesmith by `vision`. `vision.json` names the tower. The README of tunesmith-vision shows how to
+load them with transformers and peft alone.
+"""
+
+
+def open_table(model: Path, options: VisionOptions) -> FeatureTable:
+    """Return the table of a base model's images, with the tower that the options choose."""
+    has_tower = (model / VISION_FOLDER).is_dir() and options.tower == "auto"
+    tower: Tower = ModelTower(model) if has_tower else LiteTower()
+    return FeatureTable(tower, int(load_config(model).get_text_config().vocab_size))
+
+
+def add_images(
+    model: Any, table: FeatureTable, projector: nn.Module, *, trained: bool = False
+) -> None:
+    """Put the embeddings of images in front of a language model, in place."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    device = base.device
+    projector.requires_grad_(trained).to(device)
+    base.set_input_embeddings(ImageEmbedding(base.get_input_embeddings(), projector, table))
+
+
+def new_projector(model: Any, table: FeatureTable, seed: int) -> nn.Module:
+    """Return the projector that training starts from."""
+    with torch.no_grad():
+        weight_VD = model.get_input_embeddings().weight
+        scale = float(weight_VD.float().pow(2).mean().sqrt())
+    return table.tower.build_projector(weight_VD.shape[1], scale, seed)
+
+
+class Vision:
+    """Trains adapters and a projector on conversations with images."""
+
+    def __init__(self, options: VisionOptions) -> None:
+        self.options = options
+
+    def train(self, job: Job[Any]) -> Artifact:
+        """Encode all images, train, and write the adapter with its projector."""
+        table = open_table(job.model, job.config)
+        parts = [[as_record(r, table) for r in part] for part in (job.train, job.validation)]
+        with run_phase(job.emit, "encoding images", len(table.images), "images") as progress:
+            for number in range(len(table.images)):
+                table.features(number)
+                progress(number + 1)
+        ratio = job.config.projector_rate
+        rate = Addition(build=lambda context: ProjectorRate(context, ratio), table="projector_rate")
+        additions = job.additions if not job.config.train_projector else (*job.additions, rate)
+        job = replace(job, train=parts[0], validation=parts[1], additions=additions)
+        return train(job, VisionTask(table))
+
+    def open(self, model: Path, artifact: Path | None, *, device: str) -> TextModel:
+        """Open the trained model; None: the base model, whose new projector is untrained."""
+        torch_device = pick_device(device)
+        table = open_table(model, self.options)
+        base = load_model(
+            model,
+            torch_device,
+            pick_precision(torch_device, self.options.precision),
+            packing=False,
+            quantization=Quantization.from_options(self.options.quantization),
+            fused_kernels=self.options.fused_kernels,
+        )
+        projector = new_projector(base.model, table, seed=0)
+        adapted: nn.Module = base.model
+        if artifact is not None:
+            read_projector(projector, table.tower, artifact)
+            if self.options.train_language:
+                adapted = attach_adapter(base, artifact, fused_kernels=self.options.fused_kernels)
+        add_images(adapted, table, projector.eval())
+        template = ImageEncoder.add_to(Template.from_options(base.tokenizer, self.options), table)
+        return ImageTextModel(TorchTextModel(adapted, template, torch_device), table)
+
+
+class VisionTask(SupervisedTask):
+    """Supervised training on rows whose images have signs and virtual ids."""
+
+    def __init__(self, table: FeatureTable) -> None:
+        self.table = table
+
+    def tokenize(self, job: Job[Any], template: Template, limit: int) -> SupervisedData:
+        """Return the training rows; rows over the limit are skipped, never cut."""
+        return super().tokenize(job, ImageEncoder.add_to(template, self.table), limit)
+
+    def adapt(
+        self, base: LoadedBase, precision: Precision, job: Job[Any], initial: InitialModel | None
+    ) -> AdaptedModel:
+        """Add LoRA adapters to the language model, then the embeddings of images."""
+        options: VisionOptions = job.config
+        self.projector = new_projector(base.model, self.table, job.seed)
+        if options.train_language:
+            adapted = adapt_model(
+                base,
+                precision,
+                options.adaptation,
+                initial_model=None,
+                seed=job.seed,
+                fused_kernels=options.fused_kernels,
+            )
+        else:
+            base.model.requires_grad_(False)
+            adapted = AdaptedModel(base.model, base, precision, "adapter", {"weights": "projector"})
+        add_images(adapted.model, self.table, self.projector, trained=options.train_projector)
+        details = {
+            "tower": self.table.tower.name,
+            "images": len(self.table.images),
+            "image_tokens": self.table.rows,
+            "projector": "trained" if options.train_projector else "kept",
+        }
+        return replace(adapted, details={**adapted.details, **details})
+
+    def prepare(self, session: TrainingSession, data: SupervisedData) -> PreparedTraining:
+        """Return the objective, and write the projector beside the adapter."""
+        quantization = session.options.quantization
+        bits = quantization.bits if quantization else None
+        return replace(super().prepare(session, data), write_extra=partial(self._write, bits))
+
+    def objective_over(
+        self,
+        session: TrainingSession,
+        prepared: PreparedTraining,
+        records: Sequence[Record],
+        name: str,
+    ) -> NextTokenObjective | None:
+        """Return the objective over the examples of these records."""
+        template = ImageEncoder.add_to(session.template, self.table)
+        session = replace(session, template=template)
+        return super().objective_over(session, prepared, records, name)
+
+    def finalize(self, session: TrainingSession) -> AdaptedModel:
+        """Return the adapter to save; without one, a config that marks the folder."""
+        adapted = super().finalize(session)
+        return adapted if session.options.train_language else replace(adapted, model=_NoAdapter())
+
+    def _write(self, bits: int | None, folder: Path) -> None:
+        tensors = {n: t.detach().float().cpu() for n, t in self.projector.state_dict().items()}
+        save_file(tensors, folder / PROJECTOR_FILE, metadata={"format": "pt"})
+        tower = self.table.tower
+        about = {"tower": tower.name, "digest": tower.digest, "quantization_bits": bits}
+        (folder / VISION_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        (folder / "README.md").write_text(CARD, encoding="utf-8")
+
+
+class _NoAdapter:
+    """Stands for the adapter in an artifact that has only a projector."""
+
+    def save_pretrained(self, folder: Path, *, save_embedding_layers: bool) -> None:
+        """Write the config that marks the folder as one for the unchanged language model."""
+        text = json.dumps({"peft_type": NO_ADAPTER})
+        (folder / "adapter_config.json").write_text(text, encoding="utf-8")
+
+
+class ProjectorRate(TrainingAddition):
+    """Gives the projector its own learning rate: scales its updates, with their weight decay."""
+
+    def __init__(self, context: AdditionContext, ratio: float) -> None:
+        self.ratio = ratio
+        self.names = [name for name in context.parameters if ".projector." in name]
+
+    def transform_update(self, update: Update) -> None:
+        """Multiply the projector's step by the ratio."""
+        for name in self.names:
+            before = update.before[name]
+            update.after[name].sub_(before).mul_(self.ratio).add_(before)
+
+
+def read_projector(projector: nn.Module, tower: Tower, folder: Path) -> None:
+    """Load a trained projector, in place.
+
+    Raises:
+        IntegrityError: files are missing or damaged, or belong to another tower.
+    """
+    try:
+        about = read_json_object(folder / VISION_FILE)
+        if about["digest"] != tower.digest:
+            raise ValueError(f"trained with another tower: {about['tower']}")
+        tensors = load_file(folder / PROJECTOR_FILE)
+        if not all(tensor.isfinite().all() for tensor in tensors.values()):
+            raise ValueError("the projector has values that are not finite")
+        projector.load_state_dict(tensors)
+    except _LOAD_ERRORS as error:
+        raise IntegrityError(
+            f"{folder}: the projector cannot be used: {error!s:.200}",
+            hint="use the base model and the tower of the training, or restore the files",
+        ) from error
+
+
+@dataclass(frozen=True)
+class ImageTextModel:
+    """A text model whose prompts may have images."""
+
+    model: TorchTextModel
+    table: FeatureTable
+
+    def generate(
+        self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
+    ) -> list[Generation]:
+        """Generate a greedy completion for each prompt."""
+        return self.model.generate(self._signed(prompts), max_new_tokens, progress=progress)
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        max_new_tokens: int,
+        *,
+        seed: int,
+        temperature: float = 1.0,
+        progress: Progress | None = None,
+    ) -> list[Generation]:
+        """Sample a completion for each prompt."""
+        return self.model.sample(
+            self._signed(prompts),
+            max_new_tokens,
+            seed=seed,
+            temperature=temperature,
+            progress=progress,
+        )
+
+    def stream(
+        self, prompt: Prompt, max_new_tokens: int, *, seed: int = 0, temperature: float = 0.0
+    ) -> Iterator[Generation]:
+        """Yield the answer to one prompt as it grows."""
+        signed = as_prompt(prompt, self.table)
+        return self.model.stream(signed, max_new_tokens, seed=seed, temperature=temperature)
+
+    def score(
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[Answer],
+        *,
+        progress: Progress | None = None,
+    ) -> list[TokenScores]:
+        """Return the log-probabilities of each completion given its prompt."""
+        return self.model.score(self._signed(prompts), completions, progress=progress)
+
+    def score_generations(
+        self,
+        prompts: Sequence[Prompt],
+        generations: Sequence[Generation],
+        *,
+        progress: Progress | None = None,
+    ) -> list[TokenScores]:
+        """Return the log-probabilities of the token ids of generated answers."""
+        return self.model.score_generations(self._signed(prompts), generations, progress=progress)
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        """Return the number of tokens in a prompt, with those of its images."""
+        return self.model.count_tokens(as_prompt(prompt, self.table))
+
+    def _signed(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        return [as_prompt(prompt, self.table) for prompt in prompts]

@@ -1,0 +1,69 @@
+"""Injected mistakes: each of them must be visible to the checks of the other files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import test_families
+import test_masks
+import test_training
+
+from tunesmith_torch.data.tokenization import TextSpan
+from tunesmith_vision.features import FeatureTable, ImageEncoder
+from tunesmith_vision.vlm import ModelTower
+
+
+def test_labels_on_placeholders_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces = ImageEncoder._pieces
+
+    def mark(self: Any, span: TextSpan) -> list[TextSpan]:
+        return pieces(self, span._replace(trained=False))
+
+    def build(spans: Any, ids: Any) -> Any:
+        return original(
+            [s._replace(trained=s.trained or "\U00100000" in s.text) for s in spans], ids
+        )
+
+    from tunesmith_torch.data import tokenized_records
+
+    original = tokenized_records.build_example
+    monkeypatch.setattr(ImageEncoder, "_pieces", mark)
+    monkeypatch.setattr(tokenized_records, "build_example", build)
+    with pytest.raises(AssertionError, match="an image token is a label"):
+        test_masks.test_no_label_is_on_an_image_in_any_position_and_turn()
+
+
+def test_shifted_features_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    lookup = FeatureTable.lookup
+    monkeypatch.setattr(
+        FeatureTable, "lookup", lambda self, rows: lookup(self, (rows + 1) % self.rows)
+    )
+    with pytest.raises(AssertionError):
+        test_training.test_the_loss_is_that_of_embeddings_in_plain_transformers(tmp_path)
+    with pytest.raises(AssertionError):
+        test_training.test_lookup_finds_each_row_of_each_image()
+    with pytest.raises(AssertionError):
+        test_families.test_scores_and_answers_equal_plain_transformers("llava")
+
+
+def test_wrong_counts_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = ModelTower.layout
+    monkeypatch.setattr(ModelTower, "layout", lambda self, image: [*layout(self, image), -1])
+    with pytest.raises(AssertionError):
+        test_masks.test_counts_do_not_need_pixels()
+    with pytest.raises(Exception, match="expected"):
+        test_families.test_scores_and_answers_equal_plain_transformers("llava")
+
+
+def test_swapped_images_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = FeatureTable.ids
+
+    def swap(self: Any, sign: str) -> Any:
+        last = len(self.images) - 1
+        return ids(self, chr(0x100000 + last - (ord(sign) - 0x100000)))
+
+    monkeypatch.setattr(FeatureTable, "ids", swap)
+    with pytest.raises(AssertionError):
+        test_families.test_scores_and_answers_equal_plain_transformers("llava")
