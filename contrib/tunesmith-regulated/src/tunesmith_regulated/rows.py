@@ -1,0 +1,194 @@
+"""Trace a row through data files, runs and caches, and delete it where that is possible.
+
+A row is searched for by its own texts: those that no other row of its file contains. Its line
+number is not enough, because files change and rows are copied. What weights learned cannot be
+searched. Therefore, all runs that trained on a file with the row are listed, and runs that started
+from those.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunesmith.errors import DataError, UsageError
+from tunesmith.plugins import cache_folder
+from tunesmith.storage import MANIFEST, lock, write_atomic
+from tunesmith_regulated.audit_log import Entry, append
+from tunesmith_regulated.options import Policy
+from tunesmith_regulated.retention import require_intact
+from tunesmith_regulated.search import contains, read_rows, replace_strings
+from tunesmith_regulated.signing import digest_file, sign_folder
+from tunesmith_regulated.verify import replay
+
+DELETED = "[deleted]"
+MIN_LENGTH = 6
+"""Shorter texts are in too many places by chance, so they are not searched for."""
+EXCERPT = 24
+"""Length of the start of a text that is searched for too, because excerpts are cut."""
+ENCODED_CACHES = ("tokens", "vectors.sqlite")
+"""Caches with rows as token ids or vectors, which cannot be searched: deleted as a whole."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The places where a row was found."""
+
+    texts: tuple[str, ...]
+    """The texts that were searched for."""
+    lines: Mapping[Path, Collection[int]]
+    """Lines of data files with the row."""
+    files: tuple[Path, ...]
+    """Files of runs and caches with the row, and caches that cannot be searched."""
+    unsearched: tuple[Path, ...]
+    """Data files whose format cannot be searched."""
+    retrain: Mapping[str, str]
+    """Runs whose weights may depend on the row, with the reason."""
+
+    def list_places(self) -> Iterator[tuple[Path, str]]:
+        """Yield each place with the lines, or the reason why it cannot be searched."""
+        for path, numbers in self.lines.items():
+            yield path, f"line {', '.join(map(str, sorted(numbers)))}"
+        yield from ((path, "") for path in self.files)
+        yield from ((path, "cannot be searched") for path in self.unsearched)
+
+
+def trace_row(
+    policy: Policy, entries: Sequence[Entry], place: str | None, given: Sequence[str]
+) -> Trace:
+    """Find the row ``FILE:LINE``, and all rows with one of the given texts."""
+    state = replay(entries)
+    inputs = [path for name in state.inputs if (path := policy.folder / name).is_file()]
+    files = {path: rows for path in inputs if (rows := read_rows(path)) is not None}
+    found = {path: _find_lines(rows, given) for path, rows in files.items()}
+    if place is not None:
+        match = re.fullmatch(r"(.+):([1-9]\d*)", place)
+        path = Path(match[1] if match else place).resolve()
+        rows = files.setdefault(path, (read_rows(path) if path.is_file() else None) or {})
+        if match is None or int(match[2]) not in rows:
+            raise DataError(place, "there is no such row; expected FILE:LINE, or use --text")
+        found[path] = {int(match[2]), *found.get(path, ())}
+    own = {text for path, lines in found.items() for text in _own_texts(files[path], lines)}
+    texts = tuple(sorted({*given, *own}, key=len, reverse=True))
+    if not texts:
+        hint = f"give a text of at least {MIN_LENGTH} characters with --text"
+        raise UsageError("no text of the row is in this row only", hint=hint)
+    lines = {path: found[path] | _find_lines(rows, texts) for path, rows in files.items()}
+    lines = {path: numbers for path, numbers in lines.items() if numbers}
+    unsearched = tuple(path for path in inputs if path not in files)
+    folders = [cache_folder(), *(policy.folder / run for run in state.signatures)]
+    inside = (path for folder in folders for path in folder.rglob("*"))
+    files_inside = (path for path in inside if path.is_file() and not path.is_symlink())
+    hits = {path for path in files_inside if contains(path, texts)}
+    hits |= {path for name in ENCODED_CACHES if (path := cache_folder() / name).exists()}
+    retrain = find_retrain(policy, entries, lines, unsearched)
+    return Trace(texts, lines, tuple(sorted(hits)), unsearched, retrain)
+
+
+def _find_lines(rows: Mapping[int, Sequence[str]], texts: Collection[str]) -> set[int]:
+    return {n for n, own in rows.items() if any(text in item for item in own for text in texts)}
+
+
+def _own_texts(rows: Mapping[int, Sequence[str]], lines: Collection[int]) -> Iterator[str]:
+    """Yield the texts of these rows, and their starts, that no other row contains."""
+    others = "\n".join(text for n, own in rows.items() if n not in lines for text in own)
+    for text in (text for line in lines for text in rows[line]):
+        for part in {text, text[:EXCERPT]}:
+            if len(part.strip()) >= MIN_LENGTH and part not in others:
+                yield part
+
+
+def find_retrain(
+    policy: Policy,
+    entries: Sequence[Entry],
+    lines: Mapping[Path, Collection[int]],
+    unsearched: Sequence[Path],
+) -> dict[str, str]:
+    """Return the runs whose weights may depend on the row; not those that only tested with it."""
+    files = {policy.relative(path): path for path in [*lines, *unsearched]}
+    runs = replay(entries).signatures
+    found: dict[str, str] = {}
+    for entry in entries:
+        inputs = entry.facts.get("inputs", {}) if entry.action == "start" else {}
+        for name in [n for n in inputs if n in files and inputs[n]["key"] != "data.test"]:
+            path = files[name]
+            if entry.run in runs and not _only_tested(policy.folder / entry.run, path, lines):
+                found[entry.run] = f"read {name}"
+    before = None
+    while before != found:  # runs that start from these, or replay their rows, name their folders
+        before = dict(found)
+        for run in runs.keys() - found.keys():
+            file = policy.folder / run / "run.toml"
+            text = file.read_text(encoding="utf-8") if file.is_file() else ""
+            named = [f"names {name}" for name in before if str(policy.folder / name) in text]
+            if named:
+                found[run] = named[0]
+    return found
+
+
+def _only_tested(run: Path, file: Path, lines: Mapping[Path, Collection[int]]) -> bool:
+    """Return True if all lines with the row were test rows, according to the run's answers."""
+    paths = (run / "evaluations").glob("tuned.*.jsonl")
+    texts = (text for path in paths for row in (read_rows(path) or {}).values() for text in row)
+    tested = {Path(text).name for text in texts}
+    return bool(lines.get(file)) and {f"{file.name}:{n}" for n in lines[file]} <= tested
+
+
+def delete_row(policy: Policy, entries: Sequence[Entry], trace: Trace) -> list[Path]:
+    """Delete a row from its places; return the places that still contain it, or may do so.
+
+    Each changed run is signed again. If it is not intact before, an IntegrityError is raised.
+    """
+    runs = [policy.folder / run for run in replay(entries).signatures]
+    runs = [run for run in runs if any(path.is_relative_to(run) for path in trace.files)]
+    for run in runs:
+        require_intact(policy, entries, run)
+    inputs = {}
+    for path, numbers in trace.lines.items():
+        lines = path.read_bytes().splitlines(keepends=True)
+        for number in numbers:  # an empty line is skipped, so other rows keep their numbers
+            lines[number - 1] = b"\n"
+        write_atomic(path, b"".join(lines))
+        inputs[policy.relative(path)] = {"key": "", "sha256": digest_file(path)}
+    for run in runs:
+        with lock(run):
+            for path in trace.files:
+                if path.is_relative_to(run):
+                    _delete_in_file(path, run, trace.texts)
+    for path in trace.files:
+        if path.is_relative_to(cache_folder()):
+            _remove(path)
+    digests = [hashlib.sha256(text.encode("utf-8", "replace")).hexdigest() for text in trace.texts]
+    append(policy, "delete", inputs=inputs, texts=sorted(digests), retrain=sorted(trace.retrain))
+    for run in runs:
+        append(policy, "sign", run, signature=sign_folder(run, policy.key))
+    kept = [path for path in trace.files if path.is_file() and contains(path, trace.texts)]
+    return [*kept, *trace.unsearched]
+
+
+def _delete_in_file(path: Path, run: Path, texts: Collection[str]) -> None:
+    """Delete texts from a file of a run if it is not part of a model."""
+    committed = [p for p in path.parents if p.is_relative_to(run) and (p / MANIFEST).is_file()]
+    if committed:
+        if committed[-1].name == "winner":  # a baseline, which consists of rows
+            _remove(committed[-1])
+    elif path.suffix in (".json", ".jsonl"):
+        is_lines = path.suffix == ".jsonl"
+        texts_of_values = path.read_bytes().splitlines() if is_lines else [path.read_bytes()]
+        values = [replace_strings(json.loads(t), texts, DELETED) for t in texts_of_values if t]
+        indent = None if is_lines else 2
+        write_atomic(path, "".join(json.dumps(value, indent=indent) + "\n" for value in values))
+    elif path.suffix in (".html", ".md", ".txt"):
+        _remove(path)  # a view, which `tunesmith report` writes again
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
