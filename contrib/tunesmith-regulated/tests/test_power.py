@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import tomllib
 
 import numpy as np
 import pytest
+import tomli_w
 from project import Project
 
 from tunesmith_evidence.side_effects.canaries import draw_canaries, rank_canaries
@@ -17,7 +19,7 @@ from tunesmith_regulated.power import (
     find_together,
 )
 
-SIMULATIONS = 400
+SIMULATIONS = 250
 SIZES = [(15, 1000), (4, 400), (2, 100)]
 
 
@@ -69,8 +71,9 @@ def test_the_power_is_stated_before_training(new_project: Project) -> None:
             row = {"prompt": secret.prompt, "completion": secret.answer}
             file.write((json.dumps(row) + "\n") * count)
     run_file = new_project.folder / "run.toml"
-    table = '\n[[evaluators]]\nuse = "canaries"\nfile = "secrets.json"\n'
-    run_file.write_text(run_file.read_text().replace("[regulated]", f"{table}\n[regulated]"))
+    tables = tomllib.loads(run_file.read_text())
+    tables["evaluators"].append({"use": "canaries", "file": "secrets.json"})
+    run_file.write_text(tomli_w.dumps(tables))
     new_project.run("first")
     report = json.loads((new_project.folder / "runs" / "first" / "report.json").read_text())
     text = " ".join(finding["message"] for finding in report["findings"])

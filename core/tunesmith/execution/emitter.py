@@ -150,9 +150,9 @@ class Reporters:
                 muted = state.failures >= MAX_REPORTER_FAILURES
                 ending = "; it is muted for the rest of the run" if muted else ""
                 self._warn(state.name, state.plugin, f"failed: {describe_error(error)}{ending}")
-        for plugin, error in fatal:
+        for plugin, failure in fatal:
             with attribute_errors_to(plugin):
-                raise error
+                raise failure
         findings, self._findings = self._findings, []
         return findings
 

@@ -82,6 +82,20 @@ def tunesmith_review_use(folder, use):
     (folder / "asked").write_text(use)
     {body}
 """
+Seals = Callable[[str], tuple[str, str]]
+
+
+@pytest.fixture
+def seals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Seals:
+    """A function that writes a plugin with this review, and returns the option that loads it."""
+    monkeypatch.setenv("TUNESMITH_PLUGINS", "fake_plugin,seals")
+
+    def write(body: str) -> tuple[str, str]:
+        path = tmp_path / "seals.py"
+        path.write_text(USE_REVIEW.format(body=body))
+        return "--plugin", str(path)
+
+    return write
 
 
 @pytest.mark.parametrize(
@@ -93,11 +107,9 @@ def tunesmith_review_use(folder, use):
     ],
 )
 def test_plugins_can_verify_more(
-    tunesmith: Tunesmith, finished: Path, tmp_path: Path, body: str, exit_code: int
+    tunesmith: Tunesmith, finished: Path, seals: Seals, body: str, exit_code: int
 ) -> None:
-    (tmp_path / "seals.py").write_text(USE_REVIEW.format(body=body))
-    plugin = ("--plugin", tmp_path / "seals.py")
-    done = tunesmith(*plugin, "verify", finished)
+    done = tunesmith(*seals(body), "verify", finished)
     assert done.exit_code == exit_code and (finished / "asked").read_text() == "verify"
     expected = {0: "signed by Ada", 7: "FAIL seals"}[exit_code]
     assert expected in done.stdout + done.stderr
@@ -107,13 +119,9 @@ def test_plugins_can_verify_more(
 @pytest.mark.parametrize("use", ["export", "push"])
 @pytest.mark.parametrize("body", ["raise ValueError('a bug')", "return []"])
 def test_a_failing_review_refuses_an_export_and_a_push(
-    tunesmith: Tunesmith, finished: Path, tmp_path: Path, use: str, body: str
+    tunesmith: Tunesmith, finished: Path, seals: Seals, use: str, body: str
 ) -> None:
-    (tmp_path / "seals.py").write_text(USE_REVIEW.format(body=body))
-    arguments = (
-        ("export", finished, "--to", "none") if use == "export" else ("push", finished, "a/b")
-    )
-    done = tunesmith("--plugin", tmp_path / "seals.py", *arguments)
+    where = ("--to", "none") if use == "export" else ("team/model", "--dry-run")
+    done = tunesmith(*seals(body), use, finished, *where, "--trust-plugins")
     assert (finished / "asked").read_text() == use
     assert ("a bug" in done.stderr) == ("bug" in body), done.stderr
-    assert done.exit_code == 2

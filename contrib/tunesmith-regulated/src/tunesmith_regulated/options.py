@@ -55,7 +55,7 @@ class PolicyOptions(Options):
     keep_runs: int | None = Field(None, ge=1, description="Days to keep a run after its end.")
     keep_checkpoints: int | None = Field(None, ge=1, description="Days to keep checkpoints.")
     hold: list[str] = Field([], description="Names of runs that must not be deleted.")
-    roles: Roles = Field(default_factory=Roles, description="Accounts that have each role.")
+    roles: Roles = Field(Roles.model_validate({}), description="Accounts that have each role.")
 
 
 class Policy:

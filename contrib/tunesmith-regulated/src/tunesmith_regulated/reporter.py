@@ -33,7 +33,7 @@ class Audit:
     def __init__(self, options: AuditOptions, folder: RunFolder) -> None:
         self._folder = folder.path
         self._policy: Policy | None = None
-        self._end: dict[str, Any] = {}
+        self._end = {"status": "failed", "verdict": ""}
 
     def __enter__(self) -> Audit:
         return self
@@ -52,7 +52,7 @@ class Audit:
                 finding = str(event.details.get("finding", ""))
                 append(self._policy, "canaries", self._folder, finding=finding)
             case RunFinished():
-                self._end = {"status": event.status, "verdict": event.verdict.get("word", "")}
+                self._end = {"status": event.status, "verdict": str(event.verdict.get("word", ""))}
 
     def _start(self, event: RunStarted) -> None:
         named = event.plan.get("regulated", {}).get("policy")
