@@ -130,7 +130,7 @@ def require_entries(policy: Policy) -> list[Entry]:
 
 
 def _check_lines(lines: Sequence[bytes], key: Path, first: int = 1) -> Iterator[str]:
-    """Yield the problems of consecutive lines, of which the first one has this number."""
+    """Yield the problems of consecutive lines, numbered from ``first`` on."""
     previous = "" if first == 1 else None
     for number, line in enumerate(lines, first):
         try:

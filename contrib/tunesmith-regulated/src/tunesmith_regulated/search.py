@@ -1,4 +1,4 @@
-"""Search files for texts in every form in which tunesmith writes them."""
+"""Search files for texts, in every form that tunesmith writes."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def list_texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def replace_strings(value: Any, texts: Collection[str], by: str) -> Any:
-    """Return a JSON value in which every text that contains one of the texts is replaced."""
+    """Return a JSON value; every text in it that contains one of the given texts is replaced."""
     match value:
         case str():
             return by if any(text in value for text in texts) else value
