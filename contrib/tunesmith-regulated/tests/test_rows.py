@@ -9,13 +9,15 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from project import Project, list_files
+from project import Project, list_files, write_rows
 
 from tunesmith.errors import DataError, UsageError
 from tunesmith.plugins import cache_folder
 from tunesmith.storage import commit_folder
+from tunesmith_regulated.audit_log import append, read_entries
 from tunesmith_regulated.rows import trace_row
 from tunesmith_regulated.search import contains, list_forms
+from tunesmith_regulated.signing import sign_folder
 
 SECRET = 'Frau Müller-Çelik said: "chest pain since <Tuesday>" & asked for Dr. O\'Neil'
 ROW = {"prompt": SECRET, "completion": "facilities", "id": "patient-88131"}
@@ -145,6 +147,42 @@ def test_a_row_of_the_split_is_only_retrained_if_it_was_trained_on(new_project: 
     assert retrained == set(range(1, 31)) - tested
 
 
+def test_a_test_row_of_another_file_with_this_name_is_not_this_row(with_row: Project) -> None:
+    """Line 7 of `other/rows.jsonl` was tested, and line 7 of `rows.jsonl` was trained on."""
+    (with_row.folder / "other").mkdir()
+    write_rows(with_row.folder / "other" / "rows.jsonl", first=300, count=12)
+    run_file = with_row.folder / "run.toml"
+    run_file.write_text(run_file.read_text().replace("test.jsonl", "other/rows.jsonl"))
+    with_row.run("second")
+    place = f"{with_row.folder / 'rows.jsonl'}:7"
+    found = trace_row(with_row.policy, with_row.entries(), place, [])
+    assert set(found.retrain) == {"runs/first", "runs/second"}
+
+
+def test_copies_that_no_run_has_read_are_found_and_the_log_is_not_changed(
+    with_row: Project,
+) -> None:
+    folder = with_row.folder
+    copies = [folder / "original.jsonl", folder / ".backup" / "old.jsonl"]
+    copies[1].parent.mkdir()
+    for path in copies:
+        path.write_text(json.dumps(ROW) + "\n" + json.dumps({"prompt": "other"}) + "\n")
+    (folder / "notes.odt").write_text(SECRET)
+    (folder / ".venv").mkdir()
+    (folder / ".venv" / "pyvenv.cfg").touch()
+    append(with_row.policy, "promote", folder / "runs" / "first", reason=f"because of {SECRET}")
+    arguments = ("audit", "trace", with_row.policy_file, "--text", SECRET, "--delete")
+    done = with_row.call(*arguments)
+    assert done.exit_code == 3, done.output
+    for path in copies:
+        assert path.read_text() == '\n{"prompt": "other"}\n'
+    left = find_bytes(folder)
+    assert {Path(path).name for path in left} == {"notes.odt", "log.jsonl"}
+    assert not read_entries(with_row.policy)[1]
+    (folder / "notes.odt").unlink()
+    assert "log.jsonl" in with_row.call(*arguments).stderr
+
+
 def test_runs_that_start_from_a_run_are_retrained_too(with_row: Project) -> None:
     run_file = with_row.folder / "run.toml"
     (with_row.folder / "other.jsonl").write_text((with_row.folder / "test.jsonl").read_text())
@@ -175,9 +213,6 @@ def test_a_baseline_of_rows_is_deleted_and_a_model_with_the_text_is_left(
     with_row.run("second")  # the log knows `first` without these folders
     done = with_row.call("audit", "trace", with_row.policy_file, "--text", SECRET, "--delete")
     assert done.exit_code == 7 and "Extra files" in done.stderr  # a changed run is not signed again
-    from tunesmith_regulated.audit_log import append
-    from tunesmith_regulated.signing import sign_folder
-
     append(with_row.policy, "sign", run, signature=sign_folder(run, with_row.policy.key))
     done = with_row.call("audit", "trace", with_row.policy_file, "--text", SECRET, "--delete")
     assert done.exit_code == 3 and "may still contain the row" in done.stderr

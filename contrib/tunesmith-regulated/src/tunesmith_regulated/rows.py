@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,8 +64,12 @@ def trace_row(
 ) -> Trace:
     """Find the row ``FILE:LINE``, and all rows with one of the given texts."""
     state = replay(entries)
-    inputs = [path for name in state.inputs if (path := policy.folder / name).is_file()]
-    files = {path: rows for path in inputs if (rows := read_rows(path)) is not None}
+    runs = [policy.folder / run for run in state.signatures]
+    inside = {path for folder in [policy.folder, cache_folder(), *runs] for path in _walk(folder)}
+    inputs = {path for name in state.inputs if (path := policy.folder / name).is_file()}
+    copies = {path for path in inside if path.suffix == ".jsonl" and not _is_in(path, runs)}
+    given_files = (inputs | copies) - {policy.log}
+    files = {path: rows for path in given_files if (rows := read_rows(path)) is not None}
     found = {path: _find_lines(rows, given) for path, rows in files.items()}
     if place is not None:
         match = re.fullmatch(r"(.+):([1-9]\d*)", place)
@@ -80,14 +85,24 @@ def trace_row(
         raise UsageError("no text of the row is in this row only", hint=hint)
     lines = {path: found[path] | _find_lines(rows, texts) for path, rows in files.items()}
     lines = {path: numbers for path, numbers in lines.items() if numbers}
-    unsearched = tuple(path for path in inputs if path not in files)
-    folders = [cache_folder(), *(policy.folder / run for run in state.signatures)]
-    inside = (path for folder in folders for path in folder.rglob("*"))
-    files_inside = (path for path in inside if path.is_file() and not path.is_symlink())
-    hits = {path for path in files_inside if contains(path, texts)}
+    unsearched = tuple(sorted(inputs - files.keys()))
+    hits = {path for path in inside - files.keys() if contains(path, texts)}
     hits |= {path for name in ENCODED_CACHES if (path := cache_folder() / name).exists()}
     retrain = find_retrain(policy, entries, lines, unsearched)
     return Trace(texts, lines, tuple(sorted(hits)), unsearched, retrain)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield all files below a folder, but not those of virtual environments or behind links."""
+    for here, folders, names in os.walk(folder):
+        if "pyvenv.cfg" in names:
+            folders.clear()
+        paths = (Path(here, name) for name in names)
+        yield from (path for path in paths if path.is_file() and not path.is_symlink())
+
+
+def _is_in(path: Path, folders: Iterable[Path]) -> bool:
+    return any(path.is_relative_to(folder) for folder in folders)
 
 
 def _find_lines(rows: Mapping[int, Sequence[str]], texts: Collection[str]) -> set[int]:
@@ -111,18 +126,21 @@ def find_retrain(
 ) -> dict[str, str]:
     """Return the runs whose weights may depend on the row; not those that only tested with it."""
     files = {policy.relative(path): path for path in [*lines, *unsearched]}
-    runs = replay(entries).signatures
-    found: dict[str, str] = {}
-    for entry in entries:
-        inputs = entry.facts.get("inputs", {}) if entry.action == "start" else {}
+    state, found = replay(entries), dict[str, str]()
+    for entry in (e for e in entries if e.action == "start" and e.run in state.signatures):
+        inputs = entry.facts["inputs"]
+        names = [Path(name).name for name in inputs]
         for name in [n for n in inputs if n in files and inputs[n]["key"] != "data.test"]:
-            path = files[name]
-            if entry.run in runs and not _only_tested(policy.folder / entry.run, path, lines):
+            # A line number only tells the row if the file is the same, and its name is unique.
+            is_same = inputs[name]["sha256"] == state.inputs[name]
+            is_same = is_same and names.count(Path(name).name) == 1
+            run, path = policy.folder / entry.run, files[name]
+            if not (is_same and _only_tested(run, path, lines.get(path, ()))):
                 found[entry.run] = f"read {name}"
     before = None
     while before != found:  # runs that start from these, or replay their rows, name their folders
         before = dict(found)
-        for run in runs.keys() - found.keys():
+        for run in state.signatures.keys() - found.keys():
             file = policy.folder / run / "run.toml"
             text = file.read_text(encoding="utf-8") if file.is_file() else ""
             named = [f"names {name}" for name in before if str(policy.folder / name) in text]
@@ -131,12 +149,11 @@ def find_retrain(
     return found
 
 
-def _only_tested(run: Path, file: Path, lines: Mapping[Path, Collection[int]]) -> bool:
-    """Return True if all lines with the row were test rows, according to the run's answers."""
+def _only_tested(run: Path, file: Path, lines: Collection[int]) -> bool:
+    """Return True if these lines of a file were test rows, according to the run's answers."""
     paths = (run / "evaluations").glob("tuned.*.jsonl")
     texts = (text for path in paths for row in (read_rows(path) or {}).values() for text in row)
-    tested = {Path(text).name for text in texts}
-    return bool(lines.get(file)) and {f"{file.name}:{n}" for n in lines[file]} <= tested
+    return bool(lines) and {f"{file.name}:{n}" for n in lines} <= {Path(t).name for t in texts}
 
 
 def delete_row(policy: Policy, entries: Sequence[Entry], trace: Trace) -> list[Path]:
@@ -144,17 +161,17 @@ def delete_row(policy: Policy, entries: Sequence[Entry], trace: Trace) -> list[P
 
     Each changed run is signed again. If it is not intact before, an IntegrityError is raised.
     """
-    runs = [policy.folder / run for run in replay(entries).signatures]
+    state = replay(entries)
+    runs = [policy.folder / run for run in state.signatures]
     runs = [run for run in runs if any(path.is_relative_to(run) for path in trace.files)]
     for run in runs:
         require_intact(policy, entries, run)
-    inputs = {}
-    for path, numbers in trace.lines.items():
-        lines = path.read_bytes().splitlines(keepends=True)
-        for number in numbers:  # an empty line is skipped, so other rows keep their numbers
-            lines[number - 1] = b"\n"
-        write_atomic(path, b"".join(lines))
-        inputs[policy.relative(path)] = {"key": "", "sha256": digest_file(path)}
+    changed = [_delete_lines(path, lines) for path, lines in trace.lines.items()]
+    names = {policy.relative(path): path for path in changed}
+    inputs = {
+        name: {"key": "", "sha256": digest_file(names[name])}
+        for name in names.keys() & state.inputs.keys()
+    }
     for run in runs:
         with lock(run):
             for path in trace.files:
@@ -169,6 +186,15 @@ def delete_row(policy: Policy, entries: Sequence[Entry], trace: Trace) -> list[P
         append(policy, "sign", run, signature=sign_folder(run, policy.key))
     kept = [path for path in trace.files if path.is_file() and contains(path, trace.texts)]
     return [*kept, *trace.unsearched]
+
+
+def _delete_lines(path: Path, numbers: Collection[int]) -> Path:
+    """Empty lines of a file. Empty lines are skipped, so other rows keep their numbers."""
+    lines = path.read_bytes().split(b"\n")
+    for number in numbers:
+        lines[number - 1] = b""
+    write_atomic(path, b"\n".join(lines))
+    return path
 
 
 def _delete_in_file(path: Path, run: Path, texts: Collection[str]) -> None:
