@@ -1,10 +1,5 @@
 """The audit log: one signed entry per line, each with the hash of the line before it.
 
-::
-
-    {"number": 7, "time": "...", "account": "ada", "host": "...", "action": "start", "run": "...",
-     "facts": {...}, "previous": SHA-256 of line 6, "signature": over everything before it}
-
 A changed, removed, moved or inserted entry breaks the chain, and nobody can write another chain
 without the private key. If the last entries are removed, the chain is still valid. The file
 ``head`` therefore has the number and hash of the last entry.

@@ -28,7 +28,7 @@ from tunesmith_regulated.verify import check_inputs, check_runs
 policy_argument = click.argument(
     "policy",
     type=click.Path(path_type=Path, dir_okay=False),
-    callback=lambda context, parameter, path: read_policy(path),
+    callback=lambda *given: read_policy(given[-1]),
 )
 
 
@@ -134,7 +134,12 @@ def trace(
     entries = require_entries(policy)
     found = trace_row(policy, entries, row, texts)
     left = delete_row(policy, entries, found) if delete else []
-    places = [(policy.relative(path), where) for path, where in found.list_places()]
+    listed = [
+        *((p, f"line {', '.join(map(str, sorted(n)))}") for p, n in found.lines.items()),
+        *((path, "") for path in found.files),
+        *((path, "cannot be searched") for path in found.unsearched),
+    ]
+    places = [(policy.relative(path), where) for path, where in listed]
     if as_json:
         result = {"places": places, "retrain": found.retrain, "left": [str(path) for path in left]}
         render.print_json({"schema": "tunesmith.audit-trace/1", **result})

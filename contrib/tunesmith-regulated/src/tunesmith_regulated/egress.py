@@ -1,7 +1,4 @@
-"""Find where the data of a run could leave the machine: addresses, plugins and hubs.
-
-This does not block connections. Only a machine or a namespace without a network does.
-"""
+"""Find where the data of a run could leave the machine; connections are not blocked."""
 
 from __future__ import annotations
 
@@ -39,12 +36,7 @@ def _is_local(url: str) -> bool:
     parts = urlsplit(url)
     if parts.scheme.partition("+")[0].lower() in ("file", "sqlite"):
         return not parts.netloc
-    return parts.hostname is not None and is_loopback(parts.hostname)
-
-
-def is_loopback(host: str) -> bool:
-    """Return True if a host name or an address is of this machine."""
     try:
-        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+        return ipaddress.ip_address(parts.hostname or "").is_loopback
     except ValueError:
-        return host.lower() in ("localhost", "")
+        return parts.hostname == "localhost"

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from tunesmith.errors import UsageError
+from tunesmith.config.problems import convert_problems
+from tunesmith.errors import ConfigError, UsageError
 from tunesmith.offers import TableOffer
 from tunesmith.options import DataPath, Options, from_table
 
@@ -87,9 +88,7 @@ def read_policy(path: Path) -> Policy:
     except OSError as error:
         raise UsageError(f"{path}: the policy cannot be read: {error.strerror}") from None
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        where, what = ".".join(map(str, problem["loc"])), problem["msg"]
-        raise UsageError(f"{path}: {where}: {what[:1].lower()}{what[1:]}") from None
+        raise ConfigError([*convert_problems(error, "", PolicyOptions)]) from None
     except ValueError as error:
         raise UsageError(f"{path}: the policy is not valid TOML: {error}") from None
     if mode & (stat.S_IWGRP | stat.S_IWOTH):

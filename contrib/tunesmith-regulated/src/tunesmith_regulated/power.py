@@ -32,8 +32,7 @@ def find_shift(
 def find_single(shift: float, canaries: int, controls: int) -> float:
     """Return the probability that one shifted canary has a significant rank.
 
-    It must exceed the r-th highest control, whose quantile has a beta distribution (David and
-    Nagaraja 2003, Order Statistics, section 2.3).
+    The quantile of the r-th highest control has a beta distribution (David and Nagaraja 2003, 2.3).
     """
     rank = math.ceil((controls + 1) * ALPHA / 2 / canaries) - 1  # Holm's first threshold
     if rank < 1:

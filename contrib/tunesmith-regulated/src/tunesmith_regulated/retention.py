@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,17 +31,14 @@ def find_due(policy: Policy, entries: Sequence[Entry], now: datetime) -> Iterato
     """Yield what is due, by the time at which the run ended according to the log."""
     ends = {e.run: e.time for e in entries if e.action == "sign" and "status" in e.facts}
     promoted = {entry.run for entry in entries if entry.action == "promote"}
+    keep_checkpoints = policy.options.keep_checkpoints or math.inf
     for run in sorted(replay(entries).signatures.keys() & ends.keys()):
         days = (now - datetime.fromisoformat(ends[run])).days
         kept = "on hold" if Path(run).name in policy.options.hold else ""
-        if _is_over(days, policy.options.keep_runs):
+        if days >= (policy.options.keep_runs or math.inf):
             yield Due(run, "run", days, kept or ("promoted" if run in promoted else ""))
-        elif _is_over(days, policy.options.keep_checkpoints) and _find_checkpoints(policy, run):
+        elif days >= keep_checkpoints and _find_checkpoints(policy, run):
             yield Due(run, "checkpoints", days, kept)
-
-
-def _is_over(days: int, period: int | None) -> bool:
-    return period is not None and days >= period
 
 
 def _find_checkpoints(policy: Policy, run: str) -> list[Path]:

@@ -36,9 +36,7 @@ def review_plan(plan: Plan) -> Iterator[Finding]:
         yield Finding(level="error", where=where, message=message, hint=hint)
 
 
-def review_data(
-    plan: Plan, evaluators: Sequence[Component[Any]], train: Sequence[Any]
-) -> Iterator[Finding]:
+def review_data(plan: Plan, evaluators: Sequence[Component[Any]]) -> Iterator[Finding]:
     """Yield the power of the canary test, before anything is trained."""
     if plan.table(RegulatedOptions).policy is None:
         return
@@ -77,11 +75,11 @@ def review_use(folder: Path, use: str) -> Iterator[Finding]:
 def find_policy(folder: Path) -> Policy | None:
     """Return the policy of a run, or None if the run has none; raise an error for a bad one."""
     try:
-        table = tomllib.loads((folder / "run.toml").read_text(encoding="utf-8"))["regulated"]
-    except (OSError, ValueError, LookupError):
+        tables = tomllib.loads((folder / "run.toml").read_text(encoding="utf-8"))
+        named = Path(tables["regulated"]["policy"])
+    except (OSError, ValueError, LookupError, TypeError):
         return None
-    named = table.get("policy") if isinstance(table, dict) else None
-    return read_policy(Path(named)) if isinstance(named, str) else None
+    return read_policy(named)
 
 
 def _refuse(where: str, error: TunesmithError) -> Finding:

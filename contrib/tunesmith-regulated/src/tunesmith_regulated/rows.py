@@ -13,7 +13,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,35 +28,27 @@ from tunesmith_regulated.signing import digest_file, sign_folder
 from tunesmith_regulated.verify import replay
 
 DELETED = "[deleted]"
-MIN_LENGTH = 6
-"""Shorter texts are in too many places by chance, so they are not searched for."""
-EXCERPT = 24
-"""Length of the start of a text that is searched for too, because excerpts are cut."""
+MIN_LENGTH, EXCERPT = 6, 24
+"""Shorter texts are in too many places by chance. The start of a longer text is searched for too,
+because excerpts are cut."""
 ENCODED_CACHES = ("tokens", "vectors.sqlite")
 """Caches with rows as token ids or vectors, which cannot be searched: deleted as a whole."""
 
 
 @dataclass(frozen=True)
 class Trace:
-    """The places where a row was found."""
+    """The places where a row was found.
+
+    ``texts`` were searched for. ``lines`` are those of data files, ``files`` the other files with
+    the row, and ``unsearched`` data files of another format. ``retrain`` has the runs whose weights
+    may depend on the row, with the reason.
+    """
 
     texts: tuple[str, ...]
-    """The texts that were searched for."""
     lines: Mapping[Path, Collection[int]]
-    """Lines of data files with the row."""
     files: tuple[Path, ...]
-    """Files of runs and caches with the row, and caches that cannot be searched."""
     unsearched: tuple[Path, ...]
-    """Data files whose format cannot be searched."""
     retrain: Mapping[str, str]
-    """Runs whose weights may depend on the row, with the reason."""
-
-    def list_places(self) -> Iterator[tuple[Path, str]]:
-        """Yield each place with the lines, or the reason why it cannot be searched."""
-        for path, numbers in self.lines.items():
-            yield path, f"line {', '.join(map(str, sorted(numbers)))}"
-        yield from ((path, "") for path in self.files)
-        yield from ((path, "cannot be searched") for path in self.unsearched)
 
 
 def trace_row(
@@ -67,7 +59,7 @@ def trace_row(
     runs = [policy.folder / run for run in state.signatures]
     inside = {path for folder in [policy.folder, cache_folder(), *runs] for path in _walk(folder)}
     inputs = {path for name in state.inputs if (path := policy.folder / name).is_file()}
-    copies = {path for path in inside if path.suffix == ".jsonl" and not _is_in(path, runs)}
+    copies = {path for path in inside if path.suffix == ".jsonl" and not {*path.parents} & {*runs}}
     given_files = (inputs | copies) - {policy.log}
     files = {path: rows for path in given_files if (rows := read_rows(path)) is not None}
     found = {path: _find_lines(rows, given) for path, rows in files.items()}
@@ -88,7 +80,8 @@ def trace_row(
     unsearched = tuple(sorted(inputs - files.keys()))
     hits = {path for path in inside - files.keys() if contains(path, texts)}
     hits |= {path for name in ENCODED_CACHES if (path := cache_folder() / name).exists()}
-    retrain = find_retrain(policy, entries, lines, unsearched)
+    sources = {**lines, **dict.fromkeys(unsearched, ())}
+    retrain = find_retrain(policy, entries, sources)
     return Trace(texts, lines, tuple(sorted(hits)), unsearched, retrain)
 
 
@@ -99,10 +92,6 @@ def _walk(folder: Path) -> Iterator[Path]:
             folders.clear()
         paths = (Path(here, name) for name in names)
         yield from (path for path in paths if path.is_file() and not path.is_symlink())
-
-
-def _is_in(path: Path, folders: Iterable[Path]) -> bool:
-    return any(path.is_relative_to(folder) for folder in folders)
 
 
 def _find_lines(rows: Mapping[int, Sequence[str]], texts: Collection[str]) -> set[int]:
@@ -119,13 +108,13 @@ def _own_texts(rows: Mapping[int, Sequence[str]], lines: Collection[int]) -> Ite
 
 
 def find_retrain(
-    policy: Policy,
-    entries: Sequence[Entry],
-    lines: Mapping[Path, Collection[int]],
-    unsearched: Sequence[Path],
+    policy: Policy, entries: Sequence[Entry], sources: Mapping[Path, Collection[int]]
 ) -> dict[str, str]:
-    """Return the runs whose weights may depend on the row; not those that only tested with it."""
-    files = {policy.relative(path): path for path in [*lines, *unsearched]}
+    """Return the runs whose weights may depend on the row; not those that only tested with it.
+
+    ``sources`` has the lines with the row for each data file, or no lines if they are not known.
+    """
+    files = {policy.relative(path): path for path in sources}
     state, found = replay(entries), dict[str, str]()
     for entry in (e for e in entries if e.action == "start" and e.run in state.signatures):
         inputs = entry.facts["inputs"]
@@ -135,17 +124,15 @@ def find_retrain(
             is_same = inputs[name]["sha256"] == state.inputs[name]
             is_same = is_same and names.count(Path(name).name) == 1
             run, path = policy.folder / entry.run, files[name]
-            if not (is_same and _only_tested(run, path, lines.get(path, ()))):
+            if not (is_same and _only_tested(run, path, sources[path])):
                 found[entry.run] = f"read {name}"
     before = None
     while before != found:  # runs that start from these, or replay their rows, name their folders
         before = dict(found)
-        for run in state.signatures.keys() - found.keys():
-            file = policy.folder / run / "run.toml"
+        for other in state.signatures.keys() - found.keys():
+            file = policy.folder / other / "run.toml"
             text = file.read_text(encoding="utf-8") if file.is_file() else ""
-            named = [f"names {name}" for name in before if str(policy.folder / name) in text]
-            if named:
-                found[run] = named[0]
+            found.update((other, f"names {n}") for n in before if str(policy.folder / n) in text)
     return found
 
 
@@ -162,21 +149,20 @@ def delete_row(policy: Policy, entries: Sequence[Entry], trace: Trace) -> list[P
     Each changed run is signed again. If it is not intact before, an IntegrityError is raised.
     """
     state = replay(entries)
-    runs = [policy.folder / run for run in state.signatures]
-    runs = [run for run in runs if any(path.is_relative_to(run) for path in trace.files)]
+    folders = [policy.folder / run for run in state.signatures]
+    runs = {run: [path for path in trace.files if path.is_relative_to(run)] for run in folders}
+    runs = {run: paths for run, paths in runs.items() if paths}
     for run in runs:
         require_intact(policy, entries, run)
-    changed = [_delete_lines(path, lines) for path, lines in trace.lines.items()]
-    names = {policy.relative(path): path for path in changed}
-    inputs = {
-        name: {"key": "", "sha256": digest_file(names[name])}
-        for name in names.keys() & state.inputs.keys()
-    }
-    for run in runs:
+    inputs = {}
+    for path, numbers in trace.lines.items():
+        _delete_lines(path, numbers)
+        if (name := policy.relative(path)) in state.inputs:
+            inputs[name] = {"key": "", "sha256": digest_file(path)}
+    for run, paths in runs.items():
         with lock(run):
-            for path in trace.files:
-                if path.is_relative_to(run):
-                    _delete_in_file(path, run, trace.texts)
+            for path in paths:
+                _delete_in_file(path, run, trace.texts)
     for path in trace.files:
         if path.is_relative_to(cache_folder()):
             _remove(path)
@@ -188,13 +174,12 @@ def delete_row(policy: Policy, entries: Sequence[Entry], trace: Trace) -> list[P
     return [*kept, *trace.unsearched]
 
 
-def _delete_lines(path: Path, numbers: Collection[int]) -> Path:
+def _delete_lines(path: Path, numbers: Collection[int]) -> None:
     """Empty lines of a file. Empty lines are skipped, so other rows keep their numbers."""
     lines = path.read_bytes().split(b"\n")
     for number in numbers:
         lines[number - 1] = b""
     write_atomic(path, b"\n".join(lines))
-    return path
 
 
 def _delete_in_file(path: Path, run: Path, texts: Collection[str]) -> None:

@@ -18,8 +18,7 @@ from tunesmith.storage import LEASE_FILE
 
 SIGNATURE = "signature.json"
 UNSIGNED = (SIGNATURE, "lock", LEASE_FILE, "export", "README.md")
-"""Entries of a run folder that its signature does not cover. Exports have their own manifest. The
-model card is written after the run, from its report."""
+"""What the signature of a run does not cover: it is written later, or changes during the run."""
 
 
 def sign_bytes(key: Path, content: bytes) -> str:
