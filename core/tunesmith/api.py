@@ -184,6 +184,18 @@ def _require_utf8(path: Path) -> None:
         raise UsageError(f"{path}: the path is not valid UTF-8", hint=hint) from None
 
 
+def require_allowed(catalog: Catalog, folder: RunFolder, use: str) -> None:
+    """Raise an error if a plugin refuses this use of a run's model, or fails to review it.
+
+    Raises:
+        UsageError: the finding of the plugin.
+    """
+    for plugin, finding in catalog.review_use(folder.path, use):
+        if finding.level != "info":
+            text = f"{finding.where or plugin.full_name}: {finding.message}"
+            raise UsageError(text, hint=finding.hint or None)
+
+
 def open_models(
     run_folder: RunFolder, plan: Plan, *, tuned: bool = True, base: bool = False
 ) -> dict[str, TextModel]:

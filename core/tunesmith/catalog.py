@@ -30,6 +30,8 @@ from tunesmith.plugins import Plugins, missing_requirements
 from tunesmith.text import suggest_name
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tunesmith.contracts import Dataset, Finding, FoundModel, ReviewResult
     from tunesmith.records import Record
 
@@ -177,6 +179,10 @@ class Catalog:
         given = {"dataset": dataset, **parts, **of_run}
         return _findings(self._review("tunesmith_review_data", **given))
 
+    def review_use(self, folder: Path, use: str) -> list[tuple[Plugin, Finding]]:
+        """Return the findings of all plugins about the use of a run's model."""
+        return _findings(self._review("tunesmith_review_use", folder=folder, use=use))
+
     def review_model(self, review: Any) -> list[tuple[Plugin, ReviewResult]]:
         """Return each plugin that reviews runs with their base model, and its result."""
         return list(self._review("tunesmith_review_model", review=review))
@@ -228,7 +234,8 @@ class Catalog:
         needed = signature(function).parameters
         given = {name: value for name, value in arguments.items() if name in needed}
         parts = _find_parts(arguments)
-        options: Any = {"guards_state": guards_state, "has_rows": bool(parts)}
+        reads_much = bool(parts) or "folder" in arguments
+        options: Any = {"guards_state": guards_state, "has_rows": reads_much}
         if plugin.is_builtin:
             return self.plugins.call(plugin, function, given, **options)
         copies = {name: copy_value(value) for name, value in given.items()}

@@ -1,8 +1,9 @@
 """The hooks that a plugin can implement.
 
 Thirteen hooks return *offers*, which describe the components of the plugin. One hook finds the base
-model for a reference. Three hooks review a run before any weight is read. One hook decides the
-verdict of a run. No hook changes a plan, patches a library or runs inside the training loop.
+model for a reference. Three hooks review a run before any weight is read, and one reviews the use
+of its model. One hook decides the verdict of a run. No hook changes a plan, patches a library or
+runs inside the training loop.
 
 tunesmith enforces this for third-party plugins:
 
@@ -56,6 +57,8 @@ from tunesmith.offers import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tunesmith.contracts import Dataset, Finding, FoundModel, ReviewResult
     from tunesmith.events import JSON
     from tunesmith.plan import Component, Evidence, ModelReview, Plan
@@ -292,6 +295,16 @@ def tunesmith_review_model(review: ModelReview) -> ReviewResult:  # type: ignore
     have a forecast, which becomes an event. An error stops the run with exit code 4. With
     ``tunesmith run --force``, the error is replaced by the finding in its ``if_forced`` field. A
     resumed run is only reviewed again if it was refused.
+    """
+
+
+@hookspec
+def tunesmith_review_use(folder: Path, use: str) -> Sequence[Finding]:  # type: ignore[empty-body]
+    """Review the use of a run's model and return findings.
+
+    ``folder`` is the run folder. ``use`` is ``export``, ``push`` or ``verify``. An error or a
+    warning stops an export or a push, and means for ``verify`` that the run is not intact. The
+    folder may come from somebody else, so do not trust its content.
     """
 
 

@@ -322,6 +322,9 @@ class ReporterOffer(ComponentOffer[C]):
     always: bool = False
     """True if every run uses the reporter, whatever reporters the run file names. Use it for events
     that a plugin must always observe. Such a reporter prints nothing and needs no options."""
+    required: bool = False
+    """True if an error of this reporter ends the run, as for an audit log. It is closed after all
+    other reporters, so their files are complete by then."""
     shows_progress: bool = False
     """True if the reporter shows progress on the terminal; ``--quiet`` turns it off."""
 

@@ -84,6 +84,8 @@ def test_a_run_with_all_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert execute.load_report(folder).status == "ok"
     greeted = CliRunner().invoke(app, [*chosen, "api1-greet", "Ada"])
     assert greeted.stdout == "hello Ada\n"
+    verified = CliRunner().invoke(app, [*chosen, "verify", "out"])
+    assert verified.exit_code == 0 and "saw verify of out" in verified.stderr
 
 
 def test_none_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -253,7 +253,7 @@ def test_every_hook_has_a_docstring_and_types() -> None:
     from tunesmith import hookspecs
 
     hooks = {n: f for n, f in vars(hookspecs).items() if n.startswith("tunesmith_")}
-    assert len(hooks) == 18
+    assert len(hooks) == 19
     for name, function in hooks.items():
         lines = (getdoc(function) or "").splitlines()
         assert len(lines) >= 3 and not lines[1], (
@@ -270,5 +270,5 @@ def test_hooks_match_the_kinds_of_offers() -> None:
     hooks = {name for name in vars(hookspecs) if name.startswith("tunesmith_")}
     registering = {kind.hook for kind in KINDS}
     assert len(registering) == len(KINDS) and registering < hooks
-    reviews = {f"tunesmith_review_{part}" for part in ("data", "model", "plan")}
+    reviews = {f"tunesmith_review_{part}" for part in ("data", "model", "plan", "use")}
     assert hooks - registering == {"tunesmith_find_model", "tunesmith_verdict", *reviews}

@@ -6,10 +6,10 @@ import pytest
 
 from tunesmith.records import Completion
 from tunesmith.testing import FakeTextModel
-from tunesmith_evidence.answers.extract_code import extract_code
 from tunesmith_recipes_code.house_style import (
     HOUSE_STYLE,
     HouseStyleOptions,
+    extract_functions,
     find_departures,
 )
 
@@ -23,6 +23,9 @@ GOOD = (
     f"Here it is:\n```python\n{CODE}```\nIt adds the numbers.",
     f"~~~py\n{CODE}~~~\nRun it:\n```bash\npython sums.py\n```\nOutput:\n```\n6\n```",
     f"```python\n{CODE}",
+    f"```py\n{CODE}```\nUsage:\n```python\nprint(calc_sum([1, 2]))\n```",
+    f"```python\n>>> calc_sum([1])\n1\n```\n```python\n{CODE}```",
+    f"def _twice(value: int) -> int:\n    return 2 * value\n\n\n{CODE}",
     "class Sums:\n    def __init__(self) -> None:\n        self.total = 0\n",
     "class Sums:\n"
     + "".join(f"    {line}\n" for line in CODE.splitlines()).replace("(values", "(self, values"),
@@ -31,6 +34,7 @@ GOOD = (
 FAULTS = {
     "camel case": (CODE.replace("calc_sum", "calc_Sum"), "snake case"),
     "no prefix": (CODE.replace("calc_sum", "total"), "prefixes"),
+    "only private": (CODE.replace("calc_sum", "_sum"), "prefixes"),
     "no docstring": (CODE.replace('    """Return the sum of the numbers."""\n', ""), "docstring"),
     "no full stop": (CODE.replace("numbers.", "numbers"), "docstring"),
     "no type of an argument": (CODE.replace(": list[int]", ""), "type"),
@@ -50,7 +54,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("answer", GOOD)
 def test_good_code_is_accepted(answer: str) -> None:
-    assert find_departures(extract_code(answer), OPTIONS) == ()
+    assert find_departures(extract_functions(answer), OPTIONS) == ()
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -67,7 +71,7 @@ def test_code_causes_no_warning() -> None:
 
 @pytest.mark.parametrize("text", ["", "no code", "def f(:", "x = 1", "\0", "(" * 5_000])
 def test_what_is_no_function_does_not_parse(text: str) -> None:
-    assert find_departures(extract_code(text), OPTIONS) is None
+    assert find_departures(extract_functions(text), OPTIONS) is None
 
 
 def test_the_report_names_the_most_frequent_departure() -> None:

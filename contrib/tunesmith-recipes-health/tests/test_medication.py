@@ -16,7 +16,17 @@ REFERENCE = (
     "START metoprolol 25 mg PO 2x/d; START digoxin 125 mcg PO 1x/d; HOLD warfarin; "
     "ASK dose of sertraline"
 )
+GIVEN = "Metoprolol 25 mg PO BID. Digoxin 125 mcg PO daily. "
 IN_OTHER_WORDS = (
+    GIVEN + "Warfarin: none for now. Please specify the sertraline dose.",
+    GIVEN + "Do not administer warfarin; need a dose for sertraline.",
+    GIVEN + "Warfarin is to be withheld. The dose of sertraline was not given.",
+    GIVEN + "D/C warfarin. Sertraline: dose not specified.",
+    GIVEN + "Interrupt warfarin. Sertraline without a dose: please state it.",
+    GIVEN + "Leave out warfarin. Sertraline dose to be determined.",
+    GIVEN + "Warfarin on pause. Sertraline (dose TBC).",
+    "1) Metoprolol 25 mg (1 tablet) 2) Digoxin 125 mcg 3) Warfarin: hold 4) Sertraline: ask dose",
+    "Metoprolol 1 tablet of 25 mg; digoxin 125 mcg; stop giving warfarin; sertraline: dose needed",
     "Metoprolol 25 milligrams orally twice daily; digoxin 0.125 mg once a day. Do not give "
     "warfarin. What dose of sertraline?",
     "- HOLD warfarin\n- START digoxin 125 micrograms\n- START metoprolol 25 mg\n- clarify the dose "
@@ -37,6 +47,15 @@ FAULTS = {
     "decimal comma": (REFERENCE.replace("25 mg", "2,5 mg"), "doses-preserved"),
     "range": (REFERENCE.replace("25 mg", "12.5-25 mg"), "doses-preserved"),
     "range in words": (REFERENCE.replace("25 mg", "12.5 to 25 mg"), "doses-preserved"),
+    "two tablets": (REFERENCE.replace("25 mg", "2 tablets of 25 mg"), "doses-preserved"),
+    "withheld instead of asked": (
+        REFERENCE.replace("ASK dose of sertraline", "sertraline not given"),
+        "questions-preserved",
+    ),
+    "dose when needed": (
+        REFERENCE.replace("ASK dose of sertraline", "sertraline as needed"),
+        "questions-preserved",
+    ),
     "multiple": (REFERENCE.replace("25 mg", "2 x 25 mg"), "doses-preserved"),
     "by weight": (REFERENCE.replace("25 mg", "25 mg/kg"), "doses-preserved"),
     "repeated order": (f"{REFERENCE}; START metoprolol 25 mg", "doses-preserved"),

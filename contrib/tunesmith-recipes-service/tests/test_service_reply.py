@@ -21,11 +21,16 @@ IN_OTHER_WORDS = (
     "Hygge Home refunds the lamp. The 40 EUR are with you in at most 5 days.",
     "We are refunding 40 EUR (5 days). Best wishes from Hygge Home!",
     "```\nRefund: €40,00, 5-day wait.\nYour Hygge\nHome team\n```",
+    "The 40 EUR come back as a refund within five days. Hygge Home",
+    "We refund 40 EUR, allow 5 calendar days. You need not exchange it. Hygge Home, here 24/7",
     "REFUND OF EUR40 OR 40EUR AFTER 5 WORKING DAYS, Hygge Home",
 )
 FAULTS = {
     "other action": (REFERENCE.replace("refund", "exchange"), "policy-kept"),
     "additional action": (REFERENCE.replace("days.", "days, and a credit."), "policy-kept"),
+    "negated action": (REFERENCE.replace("we refund", "we do not refund"), "policy-kept"),
+    "denied action": (REFERENCE.replace("we refund", "there is no refund of"), "policy-kept"),
+    "other deadline in words": (REFERENCE.replace("5 days", "fifteen days"), "policy-kept"),
     "other amount": (REFERENCE.replace("40", "400"), "policy-kept"),
     "swapped numbers": (
         REFERENCE.replace("40", "#").replace("5 d", "40 d").replace("#", "5"),

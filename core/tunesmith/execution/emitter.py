@@ -65,11 +65,12 @@ class _OpenReporter:
     plugin: Plugin
     name: str
     reporter: Reporter
+    required: bool = False
     failures: int = 0
 
 
 class Reporters:
-    """The reporters of a run, isolated from it: a failing reporter never stops training.
+    """The reporters of a run, isolated from it: only a required reporter's failure stops training.
 
     A reporter gets a copy of each event, and global state that it changes is restored. Reporters
     have their own random state, so they do not change the random numbers of the run.
@@ -90,14 +91,16 @@ class Reporters:
         for stream in (redirect_stdout(sys.stdout), redirect_stderr(sys.stderr)):
             self._open.enter_context(stream)  # a live display may replace the streams until the end
         try:
-            for component in self._plan.reporters:
+            # The first one to be opened is the last one to be closed.
+            for component in sorted(self._plan.reporters, key=lambda c: not c.offer.required):
                 name, plugin = component.offer.name, component.offered.plugin
                 config = component.config.model_copy(deep=True)
                 with attribute_errors_to(plugin), self._isolated(name, plugin):
                     reporter = component.offer.build(config, replace(self._folder))
                     reporter.__enter__()
                     self._open.push(partial(self._close, name, plugin, reporter))
-                self._reporters.append(_OpenReporter(plugin, name, reporter))
+                required = component.offer.required
+                self._reporters.append(_OpenReporter(plugin, name, reporter, required))
         except BaseException as error:  # close the reporters that are already open
             self.__exit__(type(error), error, error.__traceback__)
             raise
@@ -113,7 +116,7 @@ class Reporters:
         """
         self._reporters = [state for state in self._reporters if state.reporter is not reporter]
         try:
-            with self._isolated(name, plugin):
+            with self._isolated(name, plugin, may_read_much=True):
                 reporter.__exit__(*error)
         except BaseException as failure:
             if is_of_user(failure):
@@ -124,25 +127,39 @@ class Reporters:
             )
 
     def report(self, event: Event) -> list[FindingReported]:
-        """Pass the event to every reporter; return warnings about those that failed."""
+        """Pass the event to every reporter; return warnings about those that failed.
+
+        Raises:
+            TunesmithError: a required reporter failed; it gets no more events.
+        """
+        fatal: list[tuple[Plugin, BaseException]] = []
         for state in self._reporters:
             if state.failures >= MAX_REPORTER_FAILURES:
                 continue
             try:
                 with self._isolated(state.name, state.plugin):
                     state.reporter.report(deepcopy(event))
-            except BaseException as error:  # report any error, never raise it
+            except BaseException as error:  # report any error
                 if is_of_user(error):
                     raise
+                if state.required:
+                    state.failures = MAX_REPORTER_FAILURES
+                    fatal.append((state.plugin, error))
+                    continue
                 state.failures += 1
                 muted = state.failures >= MAX_REPORTER_FAILURES
                 ending = "; it is muted for the rest of the run" if muted else ""
                 self._warn(state.name, state.plugin, f"failed: {describe_error(error)}{ending}")
+        for plugin, failure in fatal:
+            with attribute_errors_to(plugin):
+                raise failure
         findings, self._findings = self._findings, []
         return findings
 
     @contextmanager
-    def _isolated(self, name: str, plugin: Plugin) -> Iterator[None]:
+    def _isolated(
+        self, name: str, plugin: Plugin, *, may_read_much: bool = False
+    ) -> Iterator[None]:
         """Run the block with the reporters' random state, and restore global state that it changes.
 
         Built-in reporters are tested not to change anything, so they skip this overhead.
@@ -150,7 +167,8 @@ class Reporters:
         if plugin.is_builtin:
             yield
             return
-        isolated = isolate(plugin, f"reporter {name}", seconds=hook_seconds(), is_reporter=True)
+        seconds = hook_seconds(has_rows=may_read_much)
+        isolated = isolate(plugin, f"reporter {name}", seconds=seconds, is_reporter=True)
         with isolated as changes:
             random.setstate(self._random_state)
             try:

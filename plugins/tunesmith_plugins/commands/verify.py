@@ -1,4 +1,4 @@
-"""``tunesmith verify``: check that a run's checkpoints and model are intact."""
+"""``tunesmith verify``: check that a run's checkpoints and model are intact, and ask plugins."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 
 from tunesmith.errors import IntegrityError
 from tunesmith.execution.execute import load_report
-from tunesmith.storage import MANIFEST, RunFolder, verify_folder
+from tunesmith.storage import MANIFEST, FileProblem, RunFolder, verify_folder
 from tunesmith.text import format_count
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options
@@ -20,10 +20,17 @@ from tunesmith_cli.common import CliState, result_options
 def command(state: CliState, run: Path, as_json: bool) -> None:
     """Check that the checkpoints and the model of a run are intact, with SHA-256 checksums.
 
-    RUN is the run folder. The exit code is 7 if a file is missing, was changed or was added.
+    Plugins can check more, such as a signature. RUN is the run folder. The exit code is 7 if a
+    file is missing, was changed or was added.
     """
     folder = RunFolder.open(run)
     found = {name: verify_folder(folder.path / name) for name in list_committed(folder)}
+    for plugin, finding in state.catalog().review_use(folder.path, "verify"):
+        problems = found.setdefault(plugin.name, [])
+        if finding.level == "info":
+            render.print_note(finding.message)
+        else:
+            problems.append(FileProblem(finding.where or plugin.full_name, finding.message))
     damaged = {name: problems for name, problems in found.items() if problems}
     if as_json:
         folders = {name: [str(problem) for problem in problems] for name, problems in found.items()}

@@ -88,8 +88,8 @@ class Canaries(ComparingEvaluator):
             "shift_p_value": found.shift_p_value,
             "canaries": [
                 {"repetitions": count, "rank": ranked.rank, "exposure": ranked.exposure,
-                 "p_value_holm": ranked.p_value_holm}
-                for (_, count), ranked in zip(injected, found.ranked, strict=True)
+                 "p_value_holm": ranked.p_value_holm, "log_probability": score}
+                for (_, count), ranked, score in zip(injected, found.ranked, ours, strict=False)
             ],
             "finding": describe(found, [count for _, count in injected], len(given.controls)),
         }  # fmt: skip

@@ -429,6 +429,38 @@ def test_a_reporter_that_cannot_be_closed_is_in_the_log_and_the_report(
     assert not [w for w in recwarn if "close" in str(w.message)]
 
 
+class Required(RecordingReporter):
+    """A reporter such as an audit log: it refuses the second step, and keeps what it saw."""
+
+    def report(self, event: Event) -> None:
+        super().report(event)
+        if isinstance(event, StepFinished) and event.step == 2:
+            raise ValueError("the audit log is full")
+
+    def __exit__(self, *error: object) -> None:
+        self.others_closed = RECORDERS[0].closed
+        super().__exit__(*error)
+
+
+def test_a_required_reporter_ends_the_run_and_is_closed_last(bench: Bench) -> None:
+    opened: list[Required] = []
+
+    def build(options: object, folder: object) -> Required:
+        opened.append(Required())
+        return opened[-1]
+
+    offer = replace(RECORDER, name="required", by_default=False, build=build, required=True)
+    bench.catalog = catalog_of(required=offering("reporters", offer))
+    with pytest.raises(PluginError, match=r'"file:required".*ValueError: the audit log is full'):
+        bench.run(reporters=[{"use": "recorder"}, {"use": "required"}])
+    (required,) = opened
+    steps = [e.step for e in RECORDERS[0].events if isinstance(e, StepFinished)]
+    assert steps == [1, 2] and required.others_closed
+    assert required.events[-1].kind == "step-finished"  # it gets no more events
+    finished = bench.report()["run"]
+    assert finished["status"] == "failed" and "audit log" in finished["error"]
+
+
 def test_reporters_are_closed_if_a_later_one_cannot_be_opened(bench: Bench) -> None:
     def build(options: object, folder: object) -> object:
         raise SystemExit(3)

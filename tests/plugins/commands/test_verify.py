@@ -71,3 +71,57 @@ def test_an_artifact_outside_of_the_run_folder_is_refused(
     done = tunesmith("verify", finished)
     assert done.exit_code == 7
     assert "refers to a file outside the run folder" in done.stderr
+
+
+USE_REVIEW = """
+from tunesmith.contracts import Finding
+from tunesmith.hookspecs import hookimpl
+
+@hookimpl
+def tunesmith_review_use(folder, use):
+    (folder / "asked").write_text(use)
+    {body}
+"""
+Seals = Callable[[str], tuple[str, str]]
+
+
+@pytest.fixture
+def seals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Seals:
+    """A function that writes a plugin with this review, and returns the option that loads it."""
+    monkeypatch.setenv("TUNESMITH_PLUGINS", "fake_plugin,seals")
+
+    def write(body: str) -> tuple[str, str]:
+        path = tmp_path / "seals.py"
+        path.write_text(USE_REVIEW.format(body=body))
+        return "--plugin", str(path)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("body", "exit_code"),
+    [
+        ("return [Finding(level='info', where='', message='signed by Ada')]", 0),
+        ("return [Finding(level='error', where='seal', message='is broken')]", 7),
+        ("raise ValueError('a bug in the review')", 7),
+    ],
+)
+def test_plugins_can_verify_more(
+    tunesmith: Tunesmith, finished: Path, seals: Seals, body: str, exit_code: int
+) -> None:
+    done = tunesmith(*seals(body), "verify", finished)
+    assert done.exit_code == exit_code and (finished / "asked").read_text() == "verify"
+    expected = {0: "signed by Ada", 7: "FAIL seals"}[exit_code]
+    assert expected in done.stdout + done.stderr
+    assert "ok   artifact" in done.stdout
+
+
+@pytest.mark.parametrize("use", ["export", "push"])
+@pytest.mark.parametrize("body", ["raise ValueError('a bug')", "return []"])
+def test_a_failing_review_refuses_an_export_and_a_push(
+    tunesmith: Tunesmith, finished: Path, seals: Seals, use: str, body: str
+) -> None:
+    where = ("--to", "none") if use == "export" else ("team/model", "--dry-run")
+    done = tunesmith(*seals(body), use, finished, *where, "--trust-plugins")
+    assert (finished / "asked").read_text() == use
+    assert ("a bug" in done.stderr) == ("bug" in body), done.stderr

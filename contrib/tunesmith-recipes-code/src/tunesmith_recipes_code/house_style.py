@@ -26,6 +26,8 @@ from tunesmith_evidence.answers.generate import (
 
 KEPT, PARSES = "conventions-kept", "code-parses"
 METRICS = tuple(Metric(name=name, higher_is_better=True, bounds=(0, 1)) for name in (KEPT, PARSES))
+NO_PREFIX = "a function's name has none of the prefixes"
+_DEFINED = re.compile(r"\bdef (\w+)")
 _SNAKE_CASE = re.compile(r"_*[a-z][a-z0-9_]*")
 
 
@@ -62,7 +64,7 @@ class HouseStyle:
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
         """Generate code for each record and count what departs from the conventions."""
         answers = generate_answers(model, records, self.limit or self.options.answer_limit(records))
-        found = [find_departures(extract_code(answer), self.options) for answer in answers]
+        found = [find_departures(extract_functions(answer), self.options) for answer in answers]
         kinds = sorted({kind for departures in found for kind in departures or ()})
         counts = {kind: sum(kind in (departures or ()) for departures in found) for kind in kinds}
         worst = max(counts, key=lambda kind: counts[kind], default="")
@@ -80,6 +82,11 @@ class HouseStyle:
                 values=tuple(float(departures is not None) for departures in found),
             ),
         ]
+
+
+def extract_functions(answer: str) -> str:
+    """Return the program in an answer, without blocks that only show how to call its functions."""
+    return extract_code(answer, "\n".join(_DEFINED.findall(answer)))
 
 
 def find_departures(code: str, options: HouseStyleOptions) -> tuple[str, ...] | None:
@@ -100,6 +107,9 @@ def find_departures(code: str, options: HouseStyleOptions) -> tuple[str, ...] | 
     if not functions:
         return None
     found = [kind for function in functions for kind in _check_function(function, options)]
+    names = [each.name for each in functions if not each.name.startswith("__")]
+    if options.prefixes and names and all(name.startswith("_") for name in names):
+        found.append(NO_PREFIX)  # only helpers may be private
     found += _check_tree(tree, options)
     if any(len(line) > options.max_line_length for line in code.splitlines()):
         found.append("a line is too long")
@@ -111,8 +121,8 @@ def _check_function(
 ) -> Iterator[str]:
     if not _SNAKE_CASE.fullmatch(function.name):
         yield "a function's name is not in snake case"
-    if options.prefixes and not function.name.startswith(("__", *options.prefixes)):
-        yield "a function's name has none of the prefixes"
+    if options.prefixes and not function.name.startswith(("_", *options.prefixes)):
+        yield NO_PREFIX
     if options.docstrings and not function.name.startswith("_"):
         text = ast.get_docstring(function) or ""
         if not text.partition("\n")[0].endswith("."):

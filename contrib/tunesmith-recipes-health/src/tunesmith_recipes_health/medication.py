@@ -33,13 +33,19 @@ _DOSE = re.compile(
 )
 _NOT = r"(?:not|never|don['’]?t)"
 _VERB = (
-    r"(?:(?:h[oe]ld|stop|paus|discontinu|withh[oe]ld|omit|cancel|suspend|skip|ceas|avoid)\w*"
-    r"|end(?:s|ed)?\b)"
+    r"(?:(?:h[oe]ld|stop|paus|discontinu|withh[oe]ld|omit|cancel|suspend|skip|ceas|avoid|interrupt)\w*"
+    r"|end(?:s|ed)?\b|d/c\b|(?:leave|left) out\b)"
 )
 _NOT_STOPPED = re.compile(rf"\b{_NOT} {_VERB}", re.IGNORECASE)
-_STOP = re.compile(rf"\b(?:{_VERB}|no\b|{_NOT}\b)", re.IGNORECASE)
-_ASK = re.compile(r"\?|\b(?:ask|clarify|confirm|unclear|unknown|missing|query)\b", re.IGNORECASE)
-_SENTENCE = re.compile(r"[;\n!]|(?<=\?)|\.(?!\d)")
+_STOP = re.compile(rf"\b(?:{_VERB}|no\b|none\b|{_NOT}\b)", re.IGNORECASE)
+_ASK = re.compile(
+    r"\?|\b(?:ask|clarify|confirm|unclear|unknown|missing|query|specify|tb[cd]|to be determined"
+    r"|no dose (?:is|was|given|stated)|without an? dose|needs? (?:an?|the) dose|dose (?:is )?needed"
+    # Without "dose", "not given" is a drug that is withheld.
+    r"|dose (?:[\w-]+ ){0,4}not (?:given|stated|specified|ordered|known))\b",
+    re.IGNORECASE,
+)
+_SENTENCE = re.compile(r"[;\n!]|(?<=\?)|\.(?!\d)|(?<!\w)\d\)\s")
 _PART = re.compile(r",(?!\d)|\b(?:and|but)\b", re.IGNORECASE)
 _WORD = re.compile(r"[a-z][a-z-]{3,}", re.IGNORECASE)
 _COMMON = frozenset((
@@ -92,7 +98,9 @@ def read_doses(text: str) -> set[tuple[Decimal, str]]:
         found |= {
             (read_number(n) * factor, f"{basic}/{per.casefold()}") for n in (first, last) if n
         }
-    return found
+    # One tablet of 25 mg is 25 mg; several tablets are another dose.
+    single = {(Decimal(1), "tablet/"), (Decimal(1), "capsule/")}
+    return found - single if len(found - single) == 1 else found
 
 
 def list_drugs(prompt: str, reference: str) -> frozenset[str]:

@@ -18,6 +18,11 @@ _CLAUSE = re.compile(
     r"(?<![\w.$€£])\d+(?:\.\d+)+(?!\w|\s?(?:[%$€£]|percent|per cent|EUR|USD|GBP))", re.IGNORECASE
 )
 _STATEMENT = re.compile(r"[;\n]|\.\s")
+_IN_ORDER = re.compile(
+    r"\b(?:fine|ok(?:ay)?|acceptable|in order|no (?:risk|issue|change|departure)s?)\b",
+    re.IGNORECASE,
+)
+"""Matches what a statement says about a clause that need not be changed."""
 
 
 class ClauseReviewOptions(AnswerOptions):
@@ -36,21 +41,34 @@ def judge(
     """Return whether all citations exist, are the reference's, and have its risks."""
     if not answer.strip():
         return False, False, False
-    known = {*_CLAUSE.findall(prompt)}
+    exist = {*_CLAUSE.findall(answer)} <= {*_CLAUSE.findall(prompt)}
     cited, right = (read_risks(text, options.risks) for text in (answer, reference))
-    return cited.keys() <= known, cited.keys() == right.keys(), cited == right
+    return exist, cited.keys() == right.keys(), cited == right
 
 
 def read_risks(review: str, risks: Sequence[str]) -> dict[str, frozenset[str]]:
     """Return the risks that are stated about each cited clause, in the same statement.
 
-    If a statement has as many risks as clauses, they belong together in their order.
+    If a statement has as many risks as clauses, they belong together in their order. A risk alone
+    belongs to the clauses alone before it ("Clause 7.1. Risk: high."), otherwise to those after it
+    ("High risk: - 7.1 - 7.2").
     """
     found: dict[str, frozenset[str]] = {}
+    heading: list[str] = []
+    open_clauses: list[str] = []
     names = "|".join(map(re.escape, sorted(risks, key=len, reverse=True)))
     for statement in _STATEMENT.split(review):
         clauses = _CLAUSE.findall(statement)
         stated = re.findall(rf"(?<!\w)(?:{names})(?!\w)", statement, re.IGNORECASE)
+        if not stated and _IN_ORDER.search(statement):
+            continue
+        if stated and not clauses:
+            clauses, open_clauses = open_clauses, []
+            heading = [] if clauses else stated
+        elif stated:
+            heading, open_clauses = [], []
+        elif clauses:
+            stated, open_clauses = heading, [] if heading else [*open_clauses, *clauses]
         each = [stated] * len(clauses)
         if len(clauses) == len(stated):  # "high 7.1, medium 7.2"
             each = [[risk] for risk in stated]

@@ -17,11 +17,18 @@ from tunesmith_evidence.answers.normalize import normalize_unicode
 from tunesmith_evidence.answers.numbers import NUMBER, read_number
 from tunesmith_evidence.answers.parts import offer_parts_evaluator
 
+_UNIT = r"[\s-]*(?:(?:working|business|calendar)\s)?(hour|day|week|month|year)"
 _NUMBER = re.compile(
-    rf"(?:\b(?:EUR|USD|GBP)|(?<![\w.,]))({NUMBER})(?!\d)"
-    r"(?:[\s-]*(?:(?:working|business)\s)?(hour|day|week|month|year))?",
-    re.IGNORECASE,
+    rf"(?:\b(?:EUR|USD|GBP)|(?<![\w.,/]))({NUMBER})(?![\d/])(?:{_UNIT})?", re.IGNORECASE
 )
+_WORDS = [
+    "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
+    "twelve", "thirteen", "fourteen",
+]  # fmt: skip
+_WORD = re.compile(rf"\b({'|'.join(_WORDS)})(?={_UNIT})", re.IGNORECASE)
+"""Matches a number in words before a unit of time."""
+_NEGATED = r"\b(?:no|not|never|cannot|without|\w+n['’]t)\s+(?:\w+\s+){0,2}?"
+"""Matches a negation of the word after it, with at most two words between them."""
 
 
 class ServiceReplyOptions(AnswerOptions):
@@ -50,7 +57,7 @@ def judge(
     """Return whether policy, escalation and brand agree."""
     answer, reference = normalize_unicode(answer), normalize_unicode(reference)
     offered, right = (_read_offers(text, options) for text in (answer, reference))
-    escalates = [_contains_any(text, options.escalation) for text in (answer, reference)]
+    escalates = [_offers_any(text, options.escalation) for text in (answer, reference)]
     return offered == right, escalates[0] == escalates[1], _keeps_brand(answer, reference, options)
 
 
@@ -58,8 +65,17 @@ def _read_offers(
     text: str, options: ServiceReplyOptions
 ) -> tuple[set[str], set[tuple[Decimal, str]]]:
     """Return the actions of a reply, and its numbers with their unit if it is one of time."""
-    actions = {name for name, words in options.actions.items() if _contains_any(text, words)}
-    return actions, {(read_number(n), unit.casefold()) for n, unit in _NUMBER.findall(text)}
+    actions = {name for name, words in options.actions.items() if _offers_any(text, words)}
+    digits = _WORD.sub(lambda match: str(_WORDS.index(match[1].casefold()) + 1), text)
+    return actions, {(read_number(n), unit.casefold()) for n, unit in _NUMBER.findall(digits)}
+
+
+def _offers_any(text: str, phrases: Sequence[str]) -> bool:
+    """Return True if a phrase is in the text without a negation before it."""
+    negated = "|".join(map(re.escape, phrases))
+    return _contains_any(
+        re.sub(_NEGATED + f"(?:{negated})", "", text, flags=re.IGNORECASE), phrases
+    )
 
 
 def _keeps_brand(answer: str, reference: str, options: ServiceReplyOptions) -> bool:

@@ -76,6 +76,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     Otherwise, export.json in the folder records all measurements, and what could not be verified.
     """
     folder, plan, catalog = api.load_run(run, files=state.files, disabled=state.disabled)
+    api.require_allowed(catalog, folder, "export")
     offered = _find_exporter(catalog, to)
     options = _read_options(offered.offer, quantize, sets)
     from tunesmith_evidence.report.model_card import find_license, render_results

@@ -50,7 +50,8 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     """
     for name in filter(None, (repository, base_model)):
         require_hub_name(name)
-    folder, plan, _ = api.load_run(run, files=state.files, disabled=state.disabled)
+    folder, plan, catalog = api.load_run(run, files=state.files, disabled=state.disabled)
+    api.require_allowed(catalog, folder, "push")
     base = base_model or find_hub_name(plan)
     files = _collect(folder, plan, repository, exported, base)
     if base is None and any(file.name == "adapter_config.json" for file in files):

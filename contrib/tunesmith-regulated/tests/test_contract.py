@@ -1,0 +1,13 @@
+"""The plugin passes the conformance kit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tunesmith.testing import parametrize_checks
+from tunesmith_regulated import PLUGIN
+
+
+@parametrize_checks(PLUGIN)
+def test_contract(check: Any) -> None:
+    check()

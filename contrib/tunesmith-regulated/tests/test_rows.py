@@ -1,0 +1,263 @@
+"""A row is followed to its bytes in data, runs, caches and reports, and deleted there."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+from project import Project, list_files, write_rows
+
+from tunesmith.errors import DataError, UsageError
+from tunesmith.plugins import cache_folder
+from tunesmith.storage import commit_folder
+from tunesmith_regulated.audit_log import append, read_entries
+from tunesmith_regulated.rows import trace_row
+from tunesmith_regulated.search import contains, list_forms
+from tunesmith_regulated.signing import sign_folder
+
+SECRET = 'Frau Müller-Çelik said: "chest pain since <Tuesday>" & asked for Dr. O\'Neil'
+ROW = {"prompt": SECRET, "completion": "facilities", "id": "patient-88131"}
+NEEDLES = (SECRET, "patient-88131", SECRET[:30], "Müller-Çelik said")
+
+
+def add_row(path: Path, line: int) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines.insert(line - 1, json.dumps(ROW, ensure_ascii=False) + "\n")
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def find_bytes(*folders: Path) -> dict[str, list[str]]:
+    """Search all bytes of all files, independently of the code under test."""
+    found: dict[str, list[str]] = {}
+    for path in list_files(*folders):
+        content = path.read_bytes()
+        for name, text in {
+            "raw": content.decode("utf-8", "replace"),
+            "unescaped": content.decode("utf-8", "replace").replace("\\\\", "\\"),
+            "utf-16": content.decode("utf-16-le", "replace"),
+        }.items():
+            plain = html.unescape(text)
+            for _ in range(2):
+                plain = plain.replace('\\"', '"')
+            plain = plain.encode("ascii", "backslashreplace").decode()
+            plain = plain.replace("\\u00fc", "\\xfc").replace("\\u00c7", "\\xc7")
+            for needle in NEEDLES:
+                if needle.encode("ascii", "backslashreplace").decode() in plain:
+                    found.setdefault(str(path), []).append(f"{name}: {needle[:20]}")
+    return found
+
+
+@pytest.fixture
+def with_row(new_project: Project) -> Project:
+    """A project whose row 7 of the training file is the one to delete, with a run."""
+    add_row(new_project.folder / "rows.jsonl", 7)
+    new_project.run("first")
+    return new_project
+
+
+def test_a_deleted_row_is_in_no_byte_of_the_project(with_row: Project) -> None:
+    folder = with_row.folder
+    add_row(folder / "test.jsonl", 3)  # a copy in another file, and among the answers
+    with_row.run("second")
+    cache = cache_folder()
+    (cache / "tokens" / "abc").mkdir(parents=True)
+    (cache / "tokens" / "abc" / "ids.npy").write_bytes(b"\x93NUMPY 17 23 5")
+    with sqlite3.connect(cache / "vectors.sqlite") as database:
+        database.execute("CREATE TABLE vectors (key BLOB UNIQUE, vector BLOB)")
+    (cache / "notes.txt").write_text(SECRET)
+    before = find_bytes(folder, cache)
+    names = {Path(path).name for path in before}
+    assert {"rows.jsonl", "test.jsonl", "notes.txt"} <= names
+    assert any("second" in path and "evaluations" in path for path in before), before
+    done = with_row.call(
+        "audit", "trace", with_row.policy_file, f"{folder / 'rows.jsonl'}:7", "--delete", "--json"
+    )
+    assert done.exit_code == 0, done.output
+    shown = json.loads(done.stdout)
+    lines = {path: where for path, where in shown["places"] if where}
+    assert lines == {"rows.jsonl": "line 7", "test.jsonl": "line 3"}
+    assert set(shown["retrain"]) == {"runs/first", "runs/second"}
+    assert shown["left"] == []
+    assert find_bytes(folder, cache) == {}
+    assert not (cache / "tokens").exists() and not (cache / "vectors.sqlite").exists()
+    verified = with_row.call("audit", "verify", with_row.policy_file)
+    assert verified.exit_code == 0, verified.output
+    lines = (folder / "rows.jsonl").read_text().splitlines()
+    assert lines[6] == "" and "ticket 6 " in lines[7]  # other rows keep their numbers
+    with_row.run("third")
+    again = with_row.call("audit", "trace", with_row.policy_file, "--text", SECRET, "--json")
+    assert json.loads(again.stdout) == {
+        "schema": "tunesmith.audit-trace/1", "places": [], "retrain": {}, "left": [],
+    }  # fmt: skip
+    assert "ticket" in (folder / "runs" / "first" / "events.jsonl").read_text()
+
+
+def test_the_search_finds_what_the_independent_search_finds(with_row: Project) -> None:
+    """Each form that the code under test should find is found by both."""
+    folder = with_row.folder
+    forms = {
+        "a.json": json.dumps({"a": SECRET}).encode(),
+        "b.json": json.dumps({"a": json.dumps({"b": SECRET})}).encode(),
+        "c.html": html.escape(SECRET).encode(),
+        "d.txt": SECRET.encode("utf-16-le"),
+        "e.jsonl": json.dumps({"a": SECRET}, ensure_ascii=False).encode(),
+    }
+    for name, content in forms.items():
+        (folder / name).write_bytes(content)
+        assert contains(folder / name, [SECRET]), name
+        assert find_bytes(folder / "x", folder)[str(folder / name)], name
+    (folder / "g.txt").write_bytes(base64.b64encode(SECRET.encode()))
+    assert not contains(folder / "g.txt", [SECRET])  # as AUDITOR.md says
+    assert list_forms("plain") >= {b"plain"}
+
+
+def test_a_row_that_was_only_tested_needs_no_retraining(with_row: Project) -> None:
+    with_row.write_policy()
+    text = '{"prompt": "the lift to floor 77 stands still", "completion": "it"}\n'
+    with (with_row.folder / "test.jsonl").open("a") as file:
+        file.write(text)
+    with_row.run("second")
+    place = f"{with_row.folder / 'test.jsonl'}:13"
+    found = trace_row(with_row.policy, with_row.entries(), place, [])
+    assert found.retrain == {} and any("evaluations" in str(path) for path in found.files)
+
+
+def test_a_row_of_the_split_is_only_retrained_if_it_was_trained_on(new_project: Project) -> None:
+    new_project.run("first", "data.test_size=10", "data.test=[]", check=False)
+    run_file = new_project.folder / "run.toml"
+    run_file.write_text(run_file.read_text().replace('test = "test.jsonl"', "test_size = 10"))
+    new_project.run("split")
+    path = new_project.folder / "runs" / "split" / "evaluations" / "tuned.exact-match.jsonl"
+    tested = {int(json.loads(line)["source"].split(":")[1]) for line in path.open()}
+    assert len(tested) == 10
+    retrained = {
+        line
+        for line in range(1, 31)
+        if trace_row(
+            new_project.policy,
+            new_project.entries(),
+            f"{new_project.folder / 'rows.jsonl'}:{line}",
+            [],
+        ).retrain
+    }
+    assert retrained == set(range(1, 31)) - tested
+
+
+def test_a_test_row_of_another_file_with_this_name_is_not_this_row(with_row: Project) -> None:
+    """Line 7 of `other/rows.jsonl` was tested, and line 7 of `rows.jsonl` was trained on."""
+    (with_row.folder / "other").mkdir()
+    write_rows(with_row.folder / "other" / "rows.jsonl", first=300, count=12)
+    run_file = with_row.folder / "run.toml"
+    run_file.write_text(run_file.read_text().replace("test.jsonl", "other/rows.jsonl"))
+    with_row.run("second")
+    place = f"{with_row.folder / 'rows.jsonl'}:7"
+    found = trace_row(with_row.policy, with_row.entries(), place, [])
+    assert set(found.retrain) == {"runs/first", "runs/second"}
+
+
+def test_copies_that_no_run_has_read_are_found_and_the_log_is_not_changed(
+    with_row: Project,
+) -> None:
+    folder = with_row.folder
+    copies = [folder / "original.jsonl", folder / ".backup" / "old.jsonl"]
+    copies[1].parent.mkdir()
+    for path in copies:
+        path.write_text(json.dumps(ROW) + "\n" + json.dumps({"prompt": "other"}) + "\n")
+    (folder / "notes.odt").write_text(SECRET)
+    (folder / ".venv").mkdir()
+    (folder / ".venv" / "pyvenv.cfg").touch()
+    append(with_row.policy, "promote", folder / "runs" / "first", reason=f"because of {SECRET}")
+    arguments = ("audit", "trace", with_row.policy_file, "--text", SECRET, "--delete")
+    done = with_row.call(*arguments)
+    assert done.exit_code == 3, done.output
+    for path in copies:
+        assert path.read_text() == '\n{"prompt": "other"}\n'
+    left = find_bytes(folder)
+    assert {Path(path).name for path in left} == {"notes.odt", "log.jsonl"}
+    assert not read_entries(with_row.policy)[1]
+    (folder / "notes.odt").unlink()
+    assert "log.jsonl" in with_row.call(*arguments).stderr
+
+
+def test_runs_that_start_from_a_run_are_retrained_too(with_row: Project) -> None:
+    run_file = with_row.folder / "run.toml"
+    (with_row.folder / "other.jsonl").write_text((with_row.folder / "test.jsonl").read_text())
+    text = run_file.read_text().replace('train = "rows.jsonl"', 'train = "other.jsonl"')
+    run_file.write_text(text.replace("[run]", '[run]\ntitle = "after runs/first"'))
+    with_row.run("second")
+    found = trace_row(
+        with_row.policy, with_row.entries(), f"{with_row.folder / 'rows.jsonl'}:7", []
+    )
+    assert set(found.retrain) == {"runs/first"}
+    title = f'title = "continues {with_row.folder / "runs" / "first"}"'
+    run_file.write_text(run_file.read_text().replace('title = "after runs/first"', title))
+    with_row.run("third")
+    found = trace_row(
+        with_row.policy, with_row.entries(), f"{with_row.folder / 'rows.jsonl'}:7", []
+    )
+    assert found.retrain["runs/third"] == "names runs/first"
+
+
+def test_a_baseline_of_rows_is_deleted_and_a_model_with_the_text_is_left(
+    with_row: Project,
+) -> None:
+    run = with_row.folder / "runs" / "first"
+    for name in ("winner", "adapter"):
+        commit_folder(
+            run / name, lambda f: (f / "rows.json").write_text(json.dumps([ROW])) and None
+        )
+    with_row.run("second")  # the log knows `first` without these folders
+    done = with_row.call("audit", "trace", with_row.policy_file, "--text", SECRET, "--delete")
+    assert done.exit_code == 7 and "Extra files" in done.stderr  # a changed run is not signed again
+    append(with_row.policy, "sign", run, signature=sign_folder(run, with_row.policy.key))
+    done = with_row.call("audit", "trace", with_row.policy_file, "--text", SECRET, "--delete")
+    assert done.exit_code == 3 and "may still contain the row" in done.stderr
+    assert not (run / "winner").exists() and (run / "adapter" / "rows.json").exists()
+    assert "runs/first/adapter/rows.json" in done.stderr and "deleted in" in done.stdout
+
+
+def test_shared_and_short_texts_are_not_searched_for(with_row: Project) -> None:
+    place = f"{with_row.folder / 'rows.jsonl'}:7"
+    found = trace_row(with_row.policy, with_row.entries(), place, [])
+    assert "facilities" not in found.texts and SECRET in found.texts
+    (with_row.folder / "same.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 3)
+    with pytest.raises(UsageError, match="in this row only"):
+        trace_row(with_row.policy, with_row.entries(), f"{with_row.folder / 'same.jsonl'}:1", [])
+
+
+def test_a_file_that_cannot_be_searched_is_left(with_row: Project) -> None:
+    table = with_row.folder / "table.csv"
+    table.write_text("prompt,completion\nthe door,facilities\nthe lamp,facilities\n" * 9)
+    run_file = with_row.folder / "run.toml"
+    text = run_file.read_text().replace('use = "jsonl"', 'use = "table"')
+    run_file.write_text(
+        text.replace('train = "rows.jsonl"', 'train = "table.csv"').replace(
+            'test = "test.jsonl"', "test_size = 4"
+        )
+    )
+    done = with_row.run("second", check=False)
+    assert "second" in str([entry.run for entry in with_row.entries()]), done.output
+    done = with_row.call("audit", "trace", with_row.policy_file, "--text", SECRET, "--delete")
+    assert done.exit_code == 3 and "table.csv" in done.stderr
+    assert "cannot be searched" in done.stdout and "retrain runs/second" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "place", ["rows.jsonl", "rows.jsonl:99", "rows.jsonl:0", "none.jsonl:1", "policy.toml:1"]
+)
+def test_a_wrong_place_is_refused(project: Project, place: str) -> None:
+    with pytest.raises(DataError, match="no such row"):
+        trace_row(project.policy, project.entries(), str(project.folder / place), [])
+
+
+def test_deletion_needs_the_role_and_tracing_does_not(with_row: Project) -> None:
+    with_row.write_policy(roles={"delete": []})
+    arguments = ("audit", "trace", with_row.policy_file, "--text", SECRET)
+    done = with_row.call(*arguments)
+    assert done.exit_code == 0 and "retrain runs/first" in done.stdout
+    assert with_row.call(*arguments, "--delete").exit_code == 2
+    assert find_bytes(with_row.folder)
