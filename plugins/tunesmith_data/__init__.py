@@ -47,6 +47,7 @@ from tunesmith_data.files import (
     require_library,
 )
 from tunesmith_data.json_line import is_multi_line, parse_row, reparse_row
+from tunesmith_data.json_rows import read_json_rows
 from tunesmith_data.load import (
     MAX_BYTES_IN_MEMORY,
     RowLoader,
@@ -106,6 +107,7 @@ __all__ = [
     "open_data_file",
     "parse_messages",
     "parse_row",
+    "read_json_rows",
     "refuse_shared_files",
     "reparse_row",
     "require_library",

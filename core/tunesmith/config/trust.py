@@ -33,6 +33,8 @@ TRUST_VARIABLE = "TUNESMITH_TRUST_PLUGINS"
 
 _DATA_TABLES = ("run", "model", "data", "gate")
 """Tables that name models and files, but no function of a package."""
+_CODE = (".py", ".yaml", ".yml")
+"""Suffixes of files with code; task files of evaluation harnesses are YAML that names functions."""
 _PACKAGE_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", re.ASCII)
 
 
@@ -95,10 +97,10 @@ def find_code(tables: Mapping[str, Any], folder: Path) -> list[str]:
     found: list[str] = []
     for table, content in tables.items():
         for key, text in _strings(content, table):
-            file = text.rpartition(":")[0] if not text.endswith(".py") else text
+            file = text if text.endswith(_CODE) else text.rpartition(":")[0]
             if key.startswith("plugins.files"):
                 found.append(_describe_file(text, folder))
-            elif file.endswith(".py"):
+            elif file.endswith(_CODE):
                 found.append(_describe_file(file, folder))
             elif _may_be_function(table, key) and _PACKAGE_FUNCTION.fullmatch(text):
                 found.append(f"function {text}")

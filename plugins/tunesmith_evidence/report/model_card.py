@@ -6,6 +6,8 @@ its results. The card contains no data rows and no paths.
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import warnings
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from pathlib import Path
 
 from tunesmith import distributed
 from tunesmith.errors import EnvironmentProblem
+from tunesmith.events import JSON
 from tunesmith.machine import expand_home
 from tunesmith.plan import Plan
 from tunesmith.storage import write_atomic
@@ -48,6 +51,15 @@ model = AutoModelForCausalLM.from_pretrained("{name}")
 tokenizer = AutoTokenizer.from_pretrained("{name}")""",
 }
 """Code that loads a model in Python, by its form; ``{name}`` is a repository or a folder."""
+
+
+RELATIONS = {
+    "adapter": "adapter",
+    "model": "finetune",
+    "safetensors": "finetune",
+    "vllm": "finetune",
+}
+"""Relation of a model to its base model, by form; other exports are quantized or converted."""
 
 
 def is_hub_name(name: str) -> bool:
@@ -106,7 +118,7 @@ def render_model_card(
     """
     loading = LOADING.get(form, "").format(name=name)
     parts = [
-        "\n".join(_front_matter(base, license, form)),
+        "\n".join(_front_matter(view, name.rpartition("/")[2], base, license, form)),
         f"# {name.partition('/')[2] or escape_markdown(view.title, 200)}",
         render_results(view, license),
         f"## Use\n\n```python\n{loading}\n```" if loading else "",
@@ -141,13 +153,53 @@ def render_results(view: ReportView, license: str | None) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _front_matter(base: str | None, license: str | None, form: str) -> Iterator[str]:
+def _front_matter(
+    view: ReportView, name: str, base: str | None, license: str | None, form: str
+) -> Iterator[str]:
+    """Yield the lines that the Hub reads: https://huggingface.co/docs/hub/model-cards.
+
+    Values are JSON, which is also YAML.
+    """
     yield "---"
     if base:
         yield f"base_model: {base}"
+        yield f"base_model_relation: {RELATIONS.get(form, 'quantized')}"
     if license:
         yield f"license: {license}"
     if form in LOADING:
         yield f"library_name: {'peft' if form == 'adapter' else 'transformers'}"
+    yield "pipeline_tag: text-generation"
+    if dataset := _find_dataset(view):
+        yield f"datasets: {json.dumps([dataset])}"
+    results = [*_list_results(view, dataset)]
+    if results:
+        metrics = dict.fromkeys(metric["type"] for r in results for metric in r["metrics"])
+        yield f"metrics: {json.dumps([*metrics])}"
+        yield f"model-index: {json.dumps([{'name': name, 'results': results}])}"
     yield f"tags: [tunesmith, {form}]"
     yield "---"
+
+
+def _find_dataset(view: ReportView) -> str | None:
+    """Return the Hub name of the training data, or None if the data is local."""
+    data = view.report.started.plan.get("data", {}) if view.report.started else {}
+    name = str(data.get("train", "")).removeprefix("hf://").removeprefix("datasets/")
+    return name if data.get("use") == "hub-dataset" and is_hub_name(name) else None
+
+
+def _list_results(view: ReportView, dataset: str | None) -> Iterator[JSON]:
+    """Yield the finite scores of the tuned model on test rows, with interval and rows."""
+    data = view.report.data
+    source = {"type": dataset or "private", "name": dataset or "test rows", "split": "test"}
+    source |= {"revision": data.fingerprint} if data and data.fingerprint else {}
+    for event in view.report.tuned:
+        values = {"low": event.low, "high": event.high, "n": event.n, "confidence": 0.95}
+        if not math.isfinite(event.value):
+            continue
+        metric = {
+            "type": event.metric,
+            "name": view.report.metric_label(event.evaluator, event.metric),
+            "value": event.value,
+            "args": {key: value for key, value in values.items() if math.isfinite(value)},
+        }
+        yield {"task": {"type": "text-generation"}, "dataset": source, "metrics": [metric]}

@@ -179,6 +179,7 @@ def test_without_a_terminal_nobody_is_asked(tmp_path: Path) -> None:
         ({"technique": {"policy": {"rewards": [{"plugin": "pty:spawn"}]}}}, "pty:spawn"),
         ({"technique": {"policy": {"monitor": {"gold": "/x/gold.py:score"}}}}, "/x/gold.py"),
         ({"evaluators": [{"use": "win-rate", "reward": "judge.py:score"}]}, "judge.py"),
+        ({"evaluators": [{"use": "lm-eval", "task": "task.yaml"}]}, "task.yaml"),
         ({"data": {"use": "other", "code": "load.py:rows"}}, "load.py"),
         ({"evaluators": [{"use": "code", "execute_generated_code": True}]}, "generated:code"),
         ({"reporters": [{"use": "html", "path": "/home/me/.bashrc"}]}, "/home/me/.bashrc"),

@@ -13,12 +13,16 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 from click.testing import CliRunner
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import OfflineModeIsEnabled
 
 from tunesmith.errors import EnvironmentProblem, UsageError
+from tunesmith.events import Measured, RunStarted
+from tunesmith.execution.report import build_report
+from tunesmith.testing import sample_event
 from tunesmith_cli.app import app
-from tunesmith_evidence.report.model_card import find_license
+from tunesmith_evidence.report.model_card import find_license, render_model_card
+from tunesmith_evidence.report.view import ReportView
 from tunesmith_plugins.commands.publish.download import download
 from tunesmith_plugins.commands.publish.hub import MODEL_FILES, explain_errors
 from tunesmith_plugins.commands.publish.upload import choose_files, upload
@@ -136,10 +140,39 @@ def test_a_dry_run_shows_every_file_and_the_card(run: Path) -> None:
     shown = tunesmith("push", run, "team/tickets", "--base-model", "org/base", "--dry-run")
     assert shown.exit_code == 0, shown.output
     assert "adapter_model.safetensors" in shown.output and "tokenizer.json" in shown.output
-    assert "base_model: org/base\nlicense: apache-2.0\nlibrary_name: peft" in shown.output
+    assert "base_model: org/base\nbase_model_relation: adapter\nlicense: apache-2.0" in shown.output
     assert "exact-match, 95 % interval" in shown.output
     assert "secret question" not in shown.output and str(run) not in shown.stdout
     assert "team/tickets (private)" in shown.stderr
+
+
+def test_machines_read_the_card(run: Path) -> None:
+    shown = tunesmith(
+        "push", run, "team/tickets", "--base-model", "org/base", "--dry-run", "--json"
+    )
+    read = ModelCard(json.loads(shown.stdout)["card"]).data
+    events = map(json.loads, (run / "events.jsonl").read_text().splitlines())
+    measured = [e for e in events if e["event"] == "measured" and e["model"] == "tuned"]
+    assert read.model_name == "tickets" and read.eval_results and measured
+    found = {result.metric_type: result for result in read.eval_results}
+    for event in measured:
+        result = found[event["metric"]]
+        assert result.metric_value == event["value"] and result.dataset_split == "test"
+        expected = {"low": event["low"], "high": event["high"], "n": event["n"], "confidence": 0.95}
+        assert result.metric_args == expected
+    assert read.metrics == [*found] and read.base_model == "org/base"
+    assert read.pipeline_tag == "text-generation" and read.library_name == "peft"
+    assert read.to_dict()["base_model_relation"] == "adapter" and read.datasets is None
+
+
+def test_the_card_names_a_dataset_of_the_hub() -> None:
+    data = {"use": "hub-dataset", "train": "hf://org/tickets"}
+    report = build_report([sample_event(RunStarted, plan={"data": data}), sample_event(Measured)])
+    view = ReportView(report, Path("run"))
+    text = render_model_card(view, name="a/b", base="org/base", license=None, form="gguf")
+    read = ModelCard(text).data
+    assert read.datasets == ["org/tickets"] and read.to_dict()["base_model_relation"] == "quantized"
+    assert read.eval_results and read.eval_results[0].dataset_type == "org/tickets"
 
 
 def test_an_adapter_without_a_base_on_the_hub_is_noted(run: Path) -> None:

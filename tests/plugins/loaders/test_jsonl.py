@@ -424,7 +424,7 @@ def test_additional_columns_do_not_make_new_formats(tmp_path: Path) -> None:
 def test_file_that_changes_while_it_is_read_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import tunesmith_plugins.loaders.jsonl.reader as reader
+    import tunesmith_data.json_rows as reader
 
     path = tmp_path / "data.jsonl"
     path.write_bytes(GOOD + b"\n" + GOOD)
@@ -443,7 +443,7 @@ def test_file_that_changes_while_it_is_read_is_refused(
 def test_file_that_is_replaced_while_it_is_read_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import tunesmith_plugins.loaders.jsonl.reader as reader
+    import tunesmith_data.json_rows as reader
 
     path, other = tmp_path / "data.jsonl", tmp_path / "other.jsonl"
     path.write_bytes(GOOD)

@@ -6,8 +6,7 @@ from functools import partial
 
 from tunesmith.contracts import DataLoader
 from tunesmith.offers import DataLoaderOffer
-from tunesmith_data import RowLoader, RowOptions, make_suffix_matcher
-from tunesmith_plugins.loaders.jsonl.reader import read_rows
+from tunesmith_data import RowLoader, RowOptions, make_suffix_matcher, read_json_rows
 
 UTF8_BOM = b"\xef\xbb\xbf"
 
@@ -18,7 +17,7 @@ class JsonlOptions(RowOptions):
 
 def build(options: JsonlOptions) -> DataLoader:
     """Create the data loader from its options."""
-    return RowLoader(options, partial(read_rows, max_row_bytes=options.max_row_bytes))
+    return RowLoader(options, partial(read_json_rows, max_row_bytes=options.max_row_bytes))
 
 
 _has_suffix = make_suffix_matcher(".jsonl", ".json", ".ndjson")

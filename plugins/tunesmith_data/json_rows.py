@@ -6,16 +6,8 @@ import re
 from collections.abc import Iterator
 
 from tunesmith.errors import DataError
-from tunesmith_data import (
-    ByteStream,
-    FileRange,
-    Row,
-    RowError,
-    RowSpan,
-    is_multi_line,
-    parse_row,
-    reparse_row,
-)
+from tunesmith_data.json_line import is_multi_line, parse_row, reparse_row
+from tunesmith_data.row import ByteStream, FileRange, Row, RowError, RowSpan
 
 _HEAD_BYTES = 1 << 16
 """The layout of a file is detected from this many bytes at its start."""
@@ -34,7 +26,7 @@ _END = 1 << 62
 """A position beyond the end of any file."""
 
 
-def read_rows(stream: ByteStream, name: str, *, max_row_bytes: int) -> Iterator[Row]:
+def read_json_rows(stream: ByteStream, name: str, *, max_row_bytes: int) -> Iterator[Row]:
     """Yield the rows of JSON Lines, of a JSON array, or of JSON objects that span several lines.
 
     If a row cannot be parsed, yield it with an error in place of its fields.

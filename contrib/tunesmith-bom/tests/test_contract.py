@@ -1,0 +1,13 @@
+"""The command passes the conformance kit of tunesmith."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tunesmith.testing import parametrize_checks
+from tunesmith_bom import PLUGIN
+
+
+@parametrize_checks(PLUGIN)
+def test_contract(check: Any) -> None:
+    check()

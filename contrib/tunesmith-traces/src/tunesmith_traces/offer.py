@@ -1,0 +1,179 @@
+"""Offer the ``traces`` data loader, with its options."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from typing import Literal
+
+from pydantic import Field
+
+from tunesmith.contracts import Dataset
+from tunesmith.errors import DataError
+from tunesmith.offers import DataLoaderOffer
+from tunesmith_data import ByteStream, Fields, Row, RowError, RowLoader, RowOptions, read_json_rows
+from tunesmith_traces.completions import read_langfuse, read_openai
+from tunesmith_traces.otel import read_otel
+from tunesmith_traces.trace import JSON, SESSION, Trace, read_label
+
+_MARKS = re.compile(
+    rb'(?<!\\)"(?:resourceSpans"\s*:|gen_ai\.[\w.]+"\s*:'
+    rb'|object"\s*:\s*"chat\.completion"|type"\s*:\s*"GENERATION")'
+)
+"""Matches names in a file that only traces have, outside of texts."""
+_CUT_OFF = ("length", "max_tokens", "content_filter")
+"""Reasons why a model stopped before the end of its answer."""
+_MANY = {"resourceSpans", "observations"}
+"""Keys of rows that contain several calls."""
+_UNKNOWN_FORM = (LookupError, TypeError, ValueError, AttributeError, RecursionError)
+
+
+class TraceOptions(RowOptions):
+    """Options of ``[data] use = "traces"``."""
+
+    group: str | None = Field(
+        SESSION,
+        description="Column whose rows stay in the same split. By default, the calls of a "
+        "conversation (or session, or trace) stay together.",
+    )
+    feedback: str | None = Field(
+        None,
+        min_length=1,
+        description="Name of the score, metadata key or attribute with feedback. Calls without it "
+        "are then not used.",
+    )
+    use_feedback: Literal["label", "filter"] = Field(
+        "label",
+        description="`label`: answers become examples of good and bad answers, for preference "
+        "training. `filter`: only good answers are used.",
+    )
+    good_from: float = Field(
+        0.5, description="Smallest number that is good feedback: 0.5 suits 0 and 1, or -1 and 1."
+    )
+    mask: bool = Field(
+        False,
+        description="Replace personal data and keys with placeholders such as [EMAIL], like "
+        "`tunesmith data fix --mask`. Names and postal addresses are not found.",
+    )
+
+
+@dataclass
+class TraceLoader:
+    """Reads calls from JSON files; equal calls are used once."""
+
+    options: TraceOptions
+    _unused: Counter[str] = field(default_factory=Counter)
+    _known: set[bytes] = field(default_factory=set)
+
+    def load(self) -> Dataset:
+        """Read all files, and count the calls that are not used.
+
+        Raises:
+            DataError: a file cannot be read, or no call is usable.
+        """
+        self._unused.clear()
+        self._known.clear()
+        try:
+            dataset = RowLoader(self.options, self._read_rows).load()
+        except DataError as error:
+            message = "; ".join([error.what, *self._list_unused()])
+            raise DataError(error.where, message, hint=error.hint, skipped=error.skipped) from None
+        return replace(dataset, warnings=[*dataset.warnings, *self._list_unused()])
+
+    def _list_unused(self) -> list[str]:
+        counts = [f"{count:,} {reason}" for reason, count in self._unused.most_common()]
+        return [f"traces not used: {', '.join(counts)}"] if counts else []
+
+    def _read_rows(self, stream: ByteStream, name: str) -> Iterator[Row]:
+        number = 0
+        for row in read_json_rows(stream, name, max_row_bytes=self.options.max_row_bytes):
+            given = row.fields
+            found = [given] if isinstance(given, RowError) else self._read_traces(dict(given))
+            for fields in found:
+                number += 1
+                shares_line = not (isinstance(given, RowError) or _MANY.isdisjoint(given))
+                # The row of training is not the row of the file, so it has no span.
+                span = row.span if isinstance(fields, RowError) else None
+                yield Row(row.line, fields, span, number if shares_line else row.number)
+
+    def _read_traces(self, row: JSON) -> Iterator[Fields | RowError]:
+        """Yield the rows for training that a row of the file contains, or an error."""
+        count = 0
+        try:
+            for trace in find_reader(row)(row):
+                count += 1
+                if (fields := self._to_row(trace)) is not None:
+                    yield fields
+        except RowError as error:
+            yield error
+        except _UNKNOWN_FORM as error:
+            yield RowError("the trace has an unknown form", f"{type(error).__name__}: {error}")
+        else:
+            if not count:
+                self._unused["other than calls of a model"] += 1
+
+    def _to_row(self, trace: Trace) -> Fields | None:
+        """Return the row of a call, or None with its reason counted."""
+        options, label = self.options, None
+        if options.feedback is not None:
+            label = read_label(trace.scores.get(options.feedback), options.good_from)
+        reason = self._find_reason(trace, label)
+        if not reason:
+            label = label if options.use_feedback == "label" else None
+            row = trace.to_row(label=label, slices=options.slices, mask=options.mask)
+            content = json.dumps({**row, SESSION: ""}, sort_keys=True).encode()
+            key = blake2b(content, digest_size=16).digest()
+            if key not in self._known:
+                self._known.add(key)
+                return row
+            reason = "repeated"
+        self._unused[reason] += 1
+        return None
+
+    def _find_reason(self, trace: Trace, label: bool | None) -> str:
+        """Return why a call cannot be used, or ""."""
+        if trace.failed:
+            return "failed"
+        if trace.finish_reason in _CUT_OFF:
+            return "with an answer that was cut off"
+        if self.options.feedback is not None and label is None:
+            return "without feedback"
+        return "with bad feedback" if self.options.use_feedback == "filter" and not label else ""
+
+
+def find_reader(row: JSON) -> Callable[[JSON], Iterator[Trace]]:
+    """Return the function that reads rows of this form.
+
+    Raises:
+        RowError: the row is not a trace.
+    """
+    if "resourceSpans" in row or "attributes" in row:
+        return read_otel
+    if "choices" in row or "response" in row:
+        return read_openai
+    if "observations" in row or {"input", "output"} <= row.keys():
+        return read_langfuse
+    hint = "traces are spans of OpenTelemetry, completions of OpenAI, or exports of Langfuse"
+    raise RowError("row is not a trace", f"keys: {', '.join(row)}", hint=hint)
+
+
+def recognizes(name: str) -> bool:
+    """Return True if the start of a file has names that only traces have."""
+    try:
+        with open(name, "rb") as file:
+            return _MARKS.search(file.read(1 << 16)) is not None
+    except (OSError, ValueError):
+        return False
+
+
+TRACES = DataLoaderOffer(
+    name="traces",
+    summary="recorded calls: OpenTelemetry spans, OpenAI completions, Langfuse exports",
+    config=TraceOptions,
+    build=TraceLoader,
+    recognizes=recognizes,
+)

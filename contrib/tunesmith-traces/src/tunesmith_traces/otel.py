@@ -1,0 +1,127 @@
+"""Read spans of OpenTelemetry that follow the semantic conventions for generative AI.
+
+A row is a line of an OTLP JSON file, with many spans, or a single span as the console exporter
+writes it. https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from tunesmith_data import RowError
+from tunesmith_traces.completions import find
+from tunesmith_traces.trace import JSON, Trace
+
+_CALLS = (None, "chat", "generate_content", "text_completion")
+_FAILED = (2, "ERROR", "STATUS_CODE_ERROR")
+_SCORE = "gen_ai.evaluation.score"
+
+
+def read_otel(row: JSON) -> Iterator[Trace]:
+    """Yield the calls in the spans of a row; spans of tools, agents and others are not calls.
+
+    Raises:
+        RowError: a span of a call has no messages or no answer.
+    """
+    for resource in row.get("resourceSpans") or [{"scopeSpans": [{"spans": [row]}]}]:
+        for span in (span for scope in resource["scopeSpans"] for span in scope["spans"]):
+            found, scores = _read_attributes(span.get("attributes")), {}
+            for event in span.get("events") or ():
+                facts = _read_attributes(event.get("attributes"))
+                score = facts.get(f"{_SCORE}.value", facts.get(f"{_SCORE}.label"))
+                if score is not None:
+                    scores[str(facts.get("gen_ai.evaluation.name"))] = score
+                else:
+                    found |= facts
+            is_call = found.get("gen_ai.operation.name") in _CALLS
+            if is_call and any(name.startswith("gen_ai.") for name in found):
+                yield _read_call(span, found, scores)
+
+
+def _read_call(span: JSON, found: JSON, scores: JSON) -> Trace:
+    status = span.get("status") or {}
+    failed = status.get("code", status.get("status_code")) in _FAILED
+    given, answers = _parse(found, "gen_ai.input.messages"), _parse(found, "gen_ai.output.messages")
+    if not (given and answers) and not failed:
+        raise RowError(
+            "a span of a call has no messages",
+            str(found.get("gen_ai.request.model", "")),
+            hint="let the instrumentation record messages: for most of them, set "
+            "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT",
+        )
+    system = _parse(found, "gen_ai.system_instructions")
+    given = [*([{"role": "system", "parts": system}] if system else []), *given]
+    context = span.get("context") or {}
+    trace = find(span, "traceId") or context.get("trace_id")
+    return Trace(
+        conversation=str(found.get("gen_ai.conversation.id") or trace),
+        prompt=[message for item in given for message in _to_messages(item)],
+        answer={} if failed else _to_messages(answers[0])[0],
+        tools=[_to_tool(tool) for tool in _parse(found, "gen_ai.tool.definitions")],
+        finish_reason="" if failed else str(answers[0].get("finish_reason")),
+        failed=failed,
+        scores={**found, **scores},
+        labels={"model": found.get("gen_ai.request.model", ""), **found},
+    )
+
+
+def _parse(attributes: JSON, name: str) -> list[Any]:
+    """Return an attribute that is a list, or its JSON text."""
+    value = attributes.get(name) or []
+    return list(json.loads(value) if isinstance(value, str) else value)
+
+
+def _read_attributes(attributes: Any) -> JSON:
+    """Return attributes by name; OTLP writes them as a list of keys and typed values."""
+    if isinstance(attributes, dict):
+        return dict(attributes)
+    return {item["key"]: _plain(item["value"]) for item in attributes or ()}
+
+
+def _plain(value: JSON) -> Any:
+    ((kind, found),) = value.items()
+    if kind == "arrayValue":
+        return [_plain(item) for item in found.get("values") or ()]
+    if kind == "kvlistValue":
+        return _read_attributes(found.get("values"))
+    return int(found) if kind == "intValue" else found
+
+
+def _to_messages(message: JSON) -> list[JSON]:
+    """Return a message of parts in the form of OpenAI's chat API, one for each tool result.
+
+    Raises:
+        RowError: a part is neither text, reasoning, a tool call nor its result.
+    """
+    texts, reasoning, calls, results = [], [], [], []
+    for part in message["parts"]:
+        match part["type"]:
+            case "text":
+                texts.append(part["content"])
+            case "reasoning":
+                reasoning.append(part["content"])
+            case "tool_call":
+                text = _to_text(part.get("arguments") or {})
+                function = {"name": part["name"], "arguments": text}
+                calls.append({"id": part.get("id"), "type": "function", "function": function})
+            case "tool_call_response":
+                text = _to_text(part.get("response", part.get("result")))
+                results.append({"role": "tool", "tool_call_id": part.get("id"), "content": text})
+            case kind:
+                raise RowError("a message has a part that is not text", f"part of type {kind!r}")
+    found: JSON = {"role": message["role"], "content": "".join(texts)}
+    found |= {"tool_calls": calls} if calls else {}
+    found |= {"reasoning_content": "\n".join(reasoning)} if reasoning else {}
+    return results or [found]
+
+
+def _to_tool(tool: JSON) -> JSON:
+    """Return the definition of a tool in the form of OpenAI's chat API."""
+    function = {key: value for key, value in tool.items() if key != "type"}
+    return tool if "function" in tool else {"type": "function", "function": function}
+
+
+def _to_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

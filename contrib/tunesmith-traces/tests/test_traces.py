@@ -1,0 +1,224 @@
+"""Calls in each format become equal records; the others are counted or skipped with the cause."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from samples import CALLS, FORMS, JSON, answer, expected, langfuse, openai, spans, user, write
+
+import tunesmith
+from tunesmith.contracts import Dataset
+from tunesmith.errors import DataError
+from tunesmith.records import Record, UnpairedPreference
+from tunesmith_data import RowError
+from tunesmith_traces.completions import read_langfuse, read_openai
+from tunesmith_traces.offer import TRACES, TraceOptions
+from tunesmith_traces.otel import read_otel
+from tunesmith_traces.trace import read_label
+
+KEY = "hf_" + "aB3dE5gH7jK9mN1pQ3rS5tU7vW9xY1zA3b"
+
+
+def load(path: Path, **options: Any) -> Dataset:
+    return TRACES.build(TraceOptions(train=str(path), **options)).load()
+
+
+def plain(records: Any) -> list[Record]:
+    return [replace(record, source="") for record in records]
+
+
+def call(text: str, reply: str, **changes: Any) -> JSON:
+    choice = {"message": answer(reply), "finish_reason": "stop"}
+    return {"id": "c", "messages": [user(text)], "choices": [choice], **changes}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_format_gives_the_same_records(form: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "calls.jsonl", FORMS[form]())
+    found = load(path)
+    assert plain(found.train) == expected() and not found.skipped
+    assert len({record.source for record in found.train}) == len(CALLS)
+    assert TRACES.recognizes(str(path)) or form in ("requests", "langfuse_traces")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_feedback_becomes_labels_or_a_filter(form: str, tmp_path: Path) -> None:
+    rows = FORMS[form]()
+    path = write(tmp_path / "calls.jsonl", rows)
+    labeled = load(path, feedback="rating")
+    assert all(isinstance(record, UnpairedPreference) for record in labeled.train)
+    assert [(r.completion, r.label) for r in labeled.train] == [
+        ("network", True),
+        ("yes", False),
+        ("On floor 2", True),
+    ]
+    assert "1 without feedback" in labeled.warnings[-1]
+    good = load(path, feedback="rating", use_feedback="filter")
+    assert plain(good.train) == [expected()[0], expected()[3]]
+    assert "1 with bad feedback" in good.warnings[-1]
+
+
+def test_facts_of_a_call_are_labels() -> None:
+    (first,) = read_openai(openai()[0])
+    (second,) = read_langfuse(langfuse()[0])
+    (third,) = read_otel(spans()[0])
+    assert [trace.labels["model"] for trace in (first, second, third)] == ["m-1"] * 3
+    assert [trace.conversation for trace in (first, second, third)] == ["one"] * 3
+    assert (first.finish_reason, third.finish_reason) == ("stop", "stop")
+
+
+def test_arrays_and_compressed_files_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "calls.json.gz"
+    path.write_bytes(gzip.compress(json.dumps(openai(), indent=1).encode()))
+    assert plain(load(path).train) == expected()
+
+
+def test_repeated_failed_and_cut_off_calls_are_counted(tmp_path: Path) -> None:
+    cut = call("c?", "c")
+    cut["choices"][0]["finish_reason"] = "length"
+    error = spans()[0]
+    error["status"] = {"status_code": "ERROR"}
+    del error["attributes"]["gen_ai.output.messages"]
+    embedding = spans()[0]
+    embedding["attributes"]["gen_ai.operation.name"] = "embeddings"
+    rows = [call("a?", "a", id="1"), call("b?", "b"), call("a?", "a", id="2"), cut, error]
+    rows += [call("d?", "d", error={"message": "x"}), embedding, call("a?", "other")]
+    found = load(write(tmp_path / "calls.jsonl", rows))
+    assert len(found.train) == 3 and not found.skipped
+    assert found.warnings[-1] == (
+        "traces not used: 2 failed, 1 repeated, 1 with an answer that was cut off, 1 other than "
+        "calls of a model"
+    )
+
+
+def test_repeated_calls_of_another_file_are_not_used(tmp_path: Path) -> None:
+    train = write(tmp_path / "a.jsonl", [call("a?", "a"), call("b?", "b")])
+    test = write(tmp_path / "b.jsonl", [call("b?", "b"), call("c?", "c")])
+    found = load(train, test=str(test))
+    assert [r.messages[0].text for r in found.test or ()] == ["c?"]
+
+
+def test_personal_data_is_masked_in_all_texts_but_not_in_ids(tmp_path: Path) -> None:
+    mail, name = "anna.meier@firma-meier.de", "anna@mail.com"
+    reply = {
+        "role": "assistant",
+        "content": f"I write to {mail}",
+        "tool_calls": [
+            {
+                "id": name,
+                "type": "function",
+                "function": {"name": "f", "arguments": f'{{"to":"{mail}"}}'},
+            }
+        ],
+    }
+    rows = [call(f"Write to {mail}, key {KEY}", "")]
+    rows[0]["choices"][0]["message"] = reply
+    path = write(tmp_path / "calls.jsonl", rows)
+    (record,) = load(path, mask=True).train
+    prompt, done = record.messages
+    assert prompt.text == "Write to [EMAIL], key [SECRET]" and done.text == "I write to [EMAIL]"
+    assert done.tool_calls[0].arguments == '{"to":"[EMAIL]"}' and done.tool_calls[0].id == name
+    (unmasked,) = load(path).train
+    assert mail in unmasked.messages[0].text
+
+
+def test_slices_are_labels_of_the_call(tmp_path: Path) -> None:
+    rows = [call("a?", "a", model="m-1", metadata={"tier": "free"}), call("b?", "b", model="m-2")]
+    found = load(write(tmp_path / "calls.jsonl", rows), slices=["model", "tier"])
+    assert [dict(r.slices) for r in found.train] == [
+        {"model": "m-1", "tier": "free"},
+        {"model": "m-2"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "good_from", "label"),
+    [
+        (True, 0.5, True), (False, 0.5, False), (None, 0.5, None), (1, 0.5, True), (-1, 0.5, False),
+        (3, 4, False), (4, 4, True), ("5", 4, True), (" Up ", 0.5, True), ("NO", 0.5, False),
+    ],
+)  # fmt: skip
+def test_feedback_is_a_number_or_a_word(value: object, good_from: float, label: bool) -> None:
+    assert read_label(value, good_from) is label
+
+
+def test_unknown_feedback_skips_the_row(tmp_path: Path) -> None:
+    with pytest.raises(RowError, match="unknown value"):
+        read_label("so la la", 0.5)
+    rows = [call(f"{n}?", "a", metadata={"rating": "up"}) for n in range(3)]
+    rows.append(call("x?", "a", metadata={"rating": "so la la"}))
+    path = write(tmp_path / "calls.jsonl", rows)
+    found = load(path, feedback="rating", max_skipped=0.5)
+    (skipped,) = found.skipped
+    assert (
+        skipped.where.endswith("calls.jsonl:4") and skipped.cause == "feedback has an unknown value"
+    )
+    assert '"so la la"' in skipped.row
+
+
+def test_spans_without_content_explain_what_to_set(tmp_path: Path) -> None:
+    row = spans()[0]
+    del row["attributes"]["gen_ai.input.messages"]
+    with pytest.raises(DataError, match="a span of a call has no messages") as caught:
+        load(write(tmp_path / "calls.jsonl", [row]))
+    assert "CAPTURE_MESSAGE_CONTENT" in str(caught.value.hint)
+
+
+def test_files_without_usable_calls_name_the_reasons(tmp_path: Path) -> None:
+    path = write(tmp_path / "calls.jsonl", [call("a?", "a", error="x")])
+    with pytest.raises(DataError, match="has no rows; traces not used: 1 failed"):
+        load(path)
+
+
+def damage(value: Any, junk: Any) -> Iterator[Any]:
+    """Yield copies of a value with one inner value replaced by junk, or with one key removed."""
+    yield junk
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield {key: v for key, v in value.items() if key != name}
+            yield from ({**value, name: changed} for changed in damage(item, junk))
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            rest = value[:number], value[number + 1 :]
+            yield from ([*rest[0], changed, *rest[1]] for changed in damage(item, junk))
+
+
+@pytest.mark.parametrize("junk", [None, 7, "x", [], {}, [None], {"a": [1]}], ids=repr)
+@pytest.mark.parametrize("form", FORMS)
+def test_damaged_rows_never_raise(form: str, junk: Any, tmp_path: Path) -> None:
+    good = FORMS[form]()
+    rows = [damaged for row in good for damaged in damage(row, junk) if isinstance(damaged, dict)]
+    lines = [json.dumps(row) for row in [*good, *rows]]
+    path = tmp_path / "calls.jsonl"
+    path.write_text("\n".join(lines) + "\n{broken\n", encoding="utf-8")
+    found = load(path, max_skipped=1, feedback="rating")
+    assert found.train and all(row.cause for row in found.skipped)
+    assert found.skipped[-1].cause == "not JSON"
+
+
+def test_the_readme_runs(readme_run_file: Path, tmp_path: Path) -> None:
+    options = {"technique.max_steps": 2, "baselines.use": ["majority"]}
+    run = tunesmith.run(readme_run_file, set=options)
+    assert run.report.status == "ok" and run.report.data is not None
+    assert run.report.data.train == 6 and run.report.data.test == 3
+    texts = [path.read_text(errors="replace") for path in run.path.rglob("*.jsonl")]
+    assert any("network" in text for text in texts)
+    assert not any("+49 30 901820" in text for text in texts), "it is not masked"
+
+
+def test_rows_beyond_memory_are_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [call(f"question {n}?", f"answer {n}") for n in range(50)]
+    path = write(tmp_path / "calls.jsonl", rows)
+    in_memory = [*load(path).train]
+    from tunesmith_traces import offer
+
+    build: Callable[..., Any] = offer.RowLoader
+    monkeypatch.setattr(offer, "RowLoader", lambda *given: build(*given, memory=0))
+    stored = load(path).train
+    assert type(stored) is not list and [*stored] == in_memory

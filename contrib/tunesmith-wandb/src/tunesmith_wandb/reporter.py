@@ -1,0 +1,117 @@
+"""Write the curves, intervals and verdict of a run for Weights & Biases."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from tunesmith.offers import ReporterOffer
+from tunesmith.options import DataPath
+from tunesmith.storage import RunFolder, write_atomic
+from tunesmith_evidence.tracking import (
+    TrackedResults,
+    TrackedRun,
+    TrackerOptions,
+    TrackerReporter,
+)
+
+if TYPE_CHECKING:
+    from wandb import Run
+
+STEP = "step"
+"""The metric that all curves are drawn over. W&B's own step cannot start again at 1, as the steps
+of a second stage do."""
+
+
+class WandbOptions(TrackerOptions):
+    """Options of ``[[reporters]] use = "wandb"``."""
+
+    project: str = Field("tunesmith", min_length=1, description="Name of the project.")
+    entity: str = Field("", description="Name of the user or team. Empty: the default of the user.")
+    mode: Literal["offline", "online"] = Field(
+        "offline",
+        description="`offline` writes files, which `wandb sync` uploads. `online` sends them.",
+    )
+    folder: DataPath = Field("wandb", description="Folder for the files of all runs.")
+
+
+class WandbTracker:
+    """One run of W&B for each run; a resumed run continues the run with the same id."""
+
+    def __init__(self, options: WandbOptions) -> None:
+        self._options = options
+        self._opened: Run | None = None
+        self._last_steps: dict[str, int] = {}
+
+    def start(self, run: TrackedRun) -> Mapping[str, int]:
+        """Start a process of W&B, which writes or sends the run."""
+        import wandb  # takes seconds
+
+        folder = Path(self._options.folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._state = folder / f"{run.id}.json"
+        if self._state.is_file():
+            self._last_steps = json.loads(self._state.read_text(encoding="utf-8"))
+        self._opened = wandb.init(
+            project=self._options.project,
+            entity=self._options.entity or None,
+            mode=self._options.mode,
+            dir=str(folder.resolve()),
+            id=run.id,
+            name=run.name,
+            config={**run.options, **{f"version.{k}": v for k, v in run.versions.items()}},
+            resume="allow",
+            reinit="create_new",
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                disable_git=True,
+                disable_code=True,
+                x_disable_stats=True,
+                x_save_requirements=False,
+            ),
+        )
+        self._run.define_metric("*", step_metric=STEP)
+        return self._last_steps
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Write the values of a step, and note that they are written."""
+        self._run.log({**values, STEP: step})
+        self._last_steps |= dict.fromkeys(values, step)
+        write_atomic(self._state, json.dumps(self._last_steps))
+
+    def finish(self, results: TrackedResults) -> None:
+        """Write scores, tags and card into the summary."""
+        import wandb
+
+        self._run.summary.update({**results.values, **results.tags})
+        self._run.log({"card": wandb.Html(results.svg)})
+        self._run.finish(exit_code=int(results.status != "ok"))
+        self._opened = None
+
+    def close(self) -> None:
+        """End the process of W&B."""
+        if self._opened is not None:
+            self._opened.finish(exit_code=1)
+
+    @property
+    def _run(self) -> Run:
+        assert self._opened is not None
+        return self._opened
+
+
+def build(options: WandbOptions, folder: RunFolder) -> TrackerReporter:
+    """Create the reporter from its options."""
+    return TrackerReporter(WandbTracker(options), options, folder)
+
+
+WANDB = ReporterOffer(
+    name="wandb",
+    summary="curves, intervals and verdict for Weights & Biases, also offline",
+    config=WandbOptions,
+    build=build,
+)
