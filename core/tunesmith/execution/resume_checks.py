@@ -96,7 +96,7 @@ def check_plugins(then: Sequence[JSON], now: Sequence[JSON]) -> list[str]:
 
 
 def check_options(then: RunStarted, now: RunStarted) -> list[str]:
-    """Return a line for each changed key of the run file that determines the result."""
+    """Return a line for each changed run-file key that determines the result."""
     return list(_differences(dict(_result_options(then.plan)), dict(_result_options(now.plan))))
 
 

@@ -24,7 +24,7 @@ class LabelTest:
     """The state of the test; ``evidence_by_bet`` has a value for each bet."""
 
     floor: float
-    """Smallest share of right answers that is not an alarm."""
+    """Smallest share of right answers that raises no alarm."""
     run_length: float
     """Expected number of labels until a false alarm, at least."""
     evidence_by_bet: Array

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     "--from",
     "configuration",
     type=click.Path(path_type=Path),
-    help="Translate a configuration of axolotl or LLaMA-Factory (YAML).",
+    help="Translate an axolotl or LLaMA-Factory config (YAML).",
 )
 @click.option(
     "--recipe",
