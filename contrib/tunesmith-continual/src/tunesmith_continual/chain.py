@@ -77,7 +77,7 @@ class Task:
 
     @property
     def fingerprint(self) -> str:
-        """The fingerprint of the data when the run was trained; empty if it has not read it."""
+        """The fingerprint of the data when the run was trained; empty if the run read none."""
         return "" if self.report.data is None else self.report.data.fingerprint
 
     @property

@@ -83,7 +83,7 @@ class Ablation:
 
     @cached_property
     def scored(self) -> Sequence[Record]:
-        """The rows that the arms are scored on.
+        """The records of :attr:`part`; no arm is trained on them.
 
         Raises:
             DataError: there are no such rows.

@@ -68,7 +68,7 @@ class Engine(Protocol):
 
     @property
     def is_empty(self) -> bool:
-        """Return True if no job is running or waiting."""
+        """True if no job is running or waiting."""
         ...
 
     def step(self) -> Sequence[tuple[Job, Piece]]:
@@ -169,7 +169,7 @@ class BatchedEngine(Engine):
 
     @property
     def is_empty(self) -> bool:
-        """Return True if no job is running or waiting."""
+        """True if no job is running or waiting."""
         return self._batch.is_empty
 
     @property
