@@ -1,4 +1,4 @@
-"""Additions to the training, such as a loss term, that a table of the run file requests.
+"""Additions to the training, such as a loss term, that a run-file table requests.
 
 Techniques apply the additions. The core only passes them on and does not interpret them. The module
 ``tunesmith_torch.training.additions`` defines which additions techniques can apply.
@@ -14,7 +14,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Addition:
-    """An addition to the training, requested by a table of the run file."""
+    """An addition to the training, requested by a run-file table."""
 
     build: Callable[[Any], Any]
     """Build the addition before the training or before each stage; import large libraries here.
@@ -23,7 +23,7 @@ class Addition:
     returns a ``TrainingAddition``.
     """
     adapt: Callable[..., Any] | None = None
-    """Add an adapter of another kind than the technique's to the loaded base model.
+    """Add an adapter that differs from the technique's to the loaded base model.
 
     With the toolkit, ``adapt`` gets a ``LoadedBase``, a ``Precision``, the job and the initial
     model, and returns an ``AdaptedModel``. None: the technique chooses the weights.

@@ -271,7 +271,7 @@ class Job(Generic[C]):
     stage: str = ""
     """Name of the stage if the technique has several; empty otherwise."""
     additions: Sequence[Addition] = ()
-    """Additions to each stage of the training, requested by tables of the run file."""
+    """Additions to each stage of the training, requested by run-file tables."""
     scorers: Mapping[str, Scorer] = field(default_factory=dict)
     """Evaluators that can choose on validation rows, by id; only rank 0 has them."""
 
@@ -432,7 +432,7 @@ class Finding:
 
     level: Literal["info", "warning", "error"]
     where: str
-    """Location of the finding: a key of the run file, or a position in the data."""
+    """Location of the finding: a run-file key, or a position in the data."""
     message: str
     hint: str = ""
     """Advice on what to do next."""

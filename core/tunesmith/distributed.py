@@ -150,7 +150,7 @@ def signal_training_start(launch: Launch | None = None) -> None:
 
 @dataclass(frozen=True)
 class RankZero:
-    """The state of rank 0, read by a worker rank."""
+    """Lets a worker rank read what rank 0 has written: its folder, and whether it ended."""
 
     folder: Path
     """The run folder of rank 0."""

@@ -10,7 +10,7 @@
     ├── DataError                        3   a data file cannot be used; names file and line
     ├── EnvironmentProblem               4   the machine lacks something, or the run does not fit
     ├── TrainingError                    5   training failed: not finite, diverged, out of memory
-    ├── GateError                        6   an exit criterion of the run file was not met
+    ├── GateError                        6   an exit criterion in the run file was not met
     ├── IntegrityError                   7   a file differs from its manifest
     ├── PluginError                      8   a plugin is missing, broken, ambiguous, or raised
     └── RunStopped                 75|130|143   a limit or a signal ended the run; it can be resumed

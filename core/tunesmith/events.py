@@ -108,7 +108,7 @@ class PhaseAdvanced(Event, kind="phase-advanced"):
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseEnded(Event, kind="phase-ended"):
-    """A phase of the run has ended."""
+    """A phase of the run, such as loading or training, has ended."""
 
     phase: str
     seconds: float
@@ -328,7 +328,7 @@ class GateChecked(Event, kind="gate-checked"):
     gate: str
     passed: bool
     message: str
-    """The result in words."""
+    """A sentence with the measured value and the threshold."""
     accepted: bool = False
     """True if the run file accepts the failure of this criterion."""
     metrics: dict[str, float] = field(default_factory=dict)

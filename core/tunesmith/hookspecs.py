@@ -8,7 +8,7 @@ runs inside the training loop.
 tunesmith enforces this for third-party plugins:
 
 * A hook gets copies of plans and results. Records are compared before and after the call.
-* If a hook changes global state of Python, NumPy or torch, tunesmith restores it and reports it.
+* If a hook changes global Python, NumPy or torch state, tunesmith restores it and reports it.
 * Output that a hook prints goes to stderr.
 * A hook fails if it takes longer than ``TUNESMITH_HOOK_SECONDS`` (default: 60). The limit is ten
   times as long for a hook that gets the rows of a run.

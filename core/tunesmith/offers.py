@@ -4,7 +4,7 @@ An offer names a component, summarizes it, and gives the class of its options (a
 a class or function that builds it. The core reads all offers, but builds only the components of
 the run. The class or function can be an import string, ``package.module:name``, so that a large
 library is imported only when it is needed. Each kind of component has its own kind of offer, and so
-do commands and tables of the run file.
+do commands and run-file tables.
 """
 
 from __future__ import annotations
@@ -395,7 +395,7 @@ class CommandOffer(Offer):
 
 @dataclass(frozen=True, kw_only=True)
 class TableOffer(ConfiguredOffer[C]):
-    """An offer of a table of the run file, ``[NAME]``, for the plugin's own options.
+    """An offer of a run-file table, ``[NAME]``, for the plugin's own options.
 
     Every option needs a default. :meth:`tunesmith.plan.Plan.table` returns the options.
     """
@@ -456,7 +456,7 @@ class Plugin:
 
     @property
     def is_builtin(self) -> bool:
-        """Return True if the plugin is part of tunesmith itself."""
+        """True if the plugin is part of tunesmith itself."""
         return self.distribution == BUILTIN_DISTRIBUTION
 
 

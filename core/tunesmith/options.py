@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 M = TypeVar("M", bound=BaseModel)
 
 DataPath = Annotated[str, Field(json_schema_extra={"path": True})]
-"""Type of a path option; paths are relative to the folder of the run file."""
+"""Type of a path option; paths are relative to the run file's folder."""
 
 PathOrName = Annotated[str, Field(json_schema_extra={"path": True, "or_name": True})]
 """Type of an option for a path or a name, such as a hub id: a path only if it exists."""
@@ -91,7 +91,7 @@ class RunOptions(Options):
 
     name: str = Field(
         "",
-        description="Name of the run, used in its folder's name. Empty: the name of the run file.",
+        description="Name of the run, used in its folder's name. Empty: the run file's name.",
         max_length=60,
         pattern=r"^[A-Za-z0-9._-]*$",
     )
@@ -201,8 +201,9 @@ class BaselineOptions(Options):
         "5m",
         pattern=r"^\d+(\.\d+)?[smh]$",
         description=(
-            "Time for the baselines that query the base model, not counting the scoring of `rows` "
-            "test rows: `90s`, `5m`, `2h`. The report lists what is skipped for lack of time."
+            "Time for choosing prompts and other variants that query the base model: `90s`, `5m`, "
+            "`2h`. What is left lets the best of them answer all test rows. Scoring `rows` test "
+            "rows does not count. The report lists what is skipped for lack of time."
         ),
     )
     system_prompt: str | None = Field(

@@ -78,7 +78,7 @@ class Plan:
     split: Component[SplitterOffer[Any]]
     technique: Component[TechniqueOffer[Any]]
     evaluators: tuple[Component[EvaluatorOffer[Any]], ...]
-    """The evaluators of the run file. Empty: the defaults, which are chosen when the test records
+    """The evaluators in the run file. Empty: the defaults, which are chosen when the test records
     are read."""
     reporters: tuple[Component[ReporterOffer[Any]], ...]
     baseline_options: BaselineOptions

@@ -26,7 +26,7 @@ answers only. ``media`` are parts of messages that are not text.
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A tool call by the assistant."""
+    """A function that the assistant asks to call, with its arguments."""
 
     name: str
     arguments: str = "{}"
@@ -119,12 +119,12 @@ class Message:
 
     @property
     def media(self) -> tuple[Part, ...]:
-        """The parts that are not text."""
+        """Images and other parts that only some plugins accept; empty for plain text."""
         return tuple(part for part in self._parts if not isinstance(part, TextPart))
 
     @property
     def has_weights(self) -> bool:
-        """Return True if a part of the text has its own weight."""
+        """True if a part of the text has its own weight."""
         return any(isinstance(part, TextPart) and part.weight != 1 for part in self._parts)
 
     @property

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 
@@ -15,6 +17,7 @@ from tunesmith_cli.common import common_options
 from tunesmith_cli.groups import resolve_command_conflicts
 
 WIDTH = 88
+CONTRIB = Path(__file__).parents[2] / "contrib"
 
 
 def command_page() -> Iterator[str]:
@@ -23,7 +26,8 @@ def command_page() -> Iterator[str]:
     yield (
         "This page shows the output of `tunesmith COMMAND --help`. Results are printed on stdout, "
         "progress and messages on stderr. See [exit codes](exit-codes.md) for the codes that a "
-        "command can return. Installed plugins can add commands; these are built in.\n"
+        "command can return. [Separate distributions](#commands-of-separate-distributions) add "
+        "more commands.\n"
     )
     catalog = Catalog(plugins.find_plugins(Selection(allowed=frozenset())))
     usable, _ = resolve_command_conflicts(catalog.offers(CommandOffer))
@@ -33,6 +37,21 @@ def command_page() -> Iterator[str]:
     for name in sorted(usable):
         yield f"## `tunesmith {name}`\n"
         yield f"```text\n{help_of(usable[name].load(), name, common)}\n```\n"
+    yield "## Commands of separate distributions\n"
+    yield "| distribution | commands |"
+    yield "|---|---|"
+    for folder in sorted(path.parent for path in CONTRIB.glob("*/pyproject.toml")):
+        if names := ", ".join(f"`tunesmith {name}`" for name in contrib_commands(folder)):
+            yield f"| [{folder.name}](../../contrib/{folder.name}/README.md) | {names} |"
+    yield ""
+
+
+def contrib_commands(folder: Path) -> Iterator[str]:
+    """Yield the names of a distribution's commands, read from its sources."""
+    for path in folder.glob("src/*/__init__.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "CommandOffer":
+                yield from (ast.literal_eval(k.value) for k in node.keywords if k.arg == "name")
 
 
 def shared_command() -> click.Command:
@@ -54,7 +73,11 @@ def help_of(command: click.Command, name: str, hidden: set[str | None]) -> str:
     """Return the help of a command without the options in ``hidden``."""
     own = [option for option in command.params if option.name not in hidden]
     shown = click.Command(
-        name, params=own, help=command.help, context_settings=app.context_settings
+        name,
+        params=own,
+        help=command.help,
+        context_settings=app.context_settings,
+        add_help_option=not hidden,
     )
     with click.Context(
         shown,

@@ -68,7 +68,7 @@ SUBJECTS = {
     "generator": "Generators",
     "reporter": "Reporters",
     "reporter of every run": "Reporters that every run uses",
-    "table": "Tables of the run file",
+    "table": "Run-file tables",
 }
 """Headings of the checks, by subject."""
 
@@ -130,7 +130,7 @@ def offer_page() -> Iterator[str]:
         if isinstance(node, ast.ClassDef) and node.name == "Options":
             yield from describe(node, level=3)
     yield (
-        "An option of the type `DataPath` is a path, resolved against the folder of the run file. "
+        "An option of the type `DataPath` is a path, resolved against the run file's folder. "
         "All other types are pydantic types. Each option has a `Field` with a `description` and "
         "bounds.\n"
     )
@@ -216,8 +216,8 @@ CODES = (
     "the policy diverged |\n"
     "| 6 | `export` | the export [differs too much](../how-to/export.md#export-checks) from the "
     "trained model |\n"
-    "| 6, 10, 11 | `monitor`, `retrain`, `ab` | see "
-    "[Monitor a model in service](../how-to/monitor.md#schedule-it) |\n"
+    "| 6, 10, 11 | `monitor`, `ab`, `retrain` | see "
+    "[Monitor a model in service](../how-to/monitor.md#exit-codes) |\n"
 )
 
 

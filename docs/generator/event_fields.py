@@ -9,7 +9,7 @@ STAGE = "Name of the stage; empty if the technique has none."
 FIELDS: dict[str, dict[str, str]] = {
     "run-started": {
         "run": "Name of the run folder, which identifies the run.",
-        "name": "Name of the run: `[run] name`, by default the name of the run file.",
+        "name": "Name of the run: `[run] name`, by default the run file's name.",
         "started": "Time in UTC, in ISO 8601.",
         "plan": "The resolved run file: all tables with their defaults. Secrets are masked.",
         "versions": "Versions of libraries, Python and tunesmith, by name.",
@@ -41,7 +41,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "skipped": "Number of skipped rows by cause; empty if no row was skipped.",
     },
     "model-resolved": {
-        "reference": "`[model] base` of the run file, resolved.",
+        "reference": "`[model] base` in the run file, resolved.",
         "description": "One line for users: the kind of model that was found.",
         "files": "Short hashes by file name; see above for how they are computed.",
     },

@@ -76,6 +76,8 @@ def run_file() -> Iterator[str]:
             yield f"{offer.summary[:1].upper()}{offer.summary[1:]}.\n"
             if isinstance(offer, SplitterOffer) and offer.by_default:
                 yield "This is the default.\n"
+            if isinstance(offer, TechniqueOffer) and not offer.promises.trains:
+                yield "Options of training, such as `learning_rate`, have no effect.\n"
             yield from shared.table(offer.config)
             yield from shared.inner_tables(offer.config, where.strip("[]"))
     yield "## Tables of plugins\n"

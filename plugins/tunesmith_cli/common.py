@@ -80,14 +80,14 @@ def json_option(function: F) -> F:
 
 
 def set_option(function: F) -> F:
-    """Add the option ``--set``, which overrides a key of the run file."""
+    """Add the option ``--set``, which overrides a run-file key."""
     return click.option(
         "--set",
         "sets",
         multiple=True,
         metavar="KEY=VALUE",
         shell_complete=_complete_key,
-        help="Override a key of the run file, such as technique.epochs=1. Repeatable.",
+        help="Override a run-file key, such as technique.epochs=1. Repeatable.",
     )(function)
 
 
@@ -109,7 +109,7 @@ def start_options(
 
 
 def _complete_key(ctx: click.Context, option: click.Parameter, start: str) -> list[CompletionItem]:
-    """Return completions for a key of the run file, if the command ``explain`` is installed."""
+    """Return completions for a run-file key, if the command ``explain`` is installed."""
     root = ctx.find_root().command
     explain = root.get_command(ctx, "explain") if isinstance(root, click.Group) else None
     found = explain.params[0].shell_complete(ctx, start) if explain else []

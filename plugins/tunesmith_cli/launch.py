@@ -39,7 +39,7 @@ _GPUS = re.compile(r"(?:([\w.-]+):)?(\d+)", re.ASCII)
 
 @dataclass(frozen=True)
 class GpuRequest:
-    """The GPUs that a job requests."""
+    """Type and number of the GPUs that a job asks its scheduler for."""
 
     type: str
     """GPU type, such as ``A100``, or "" for any type."""

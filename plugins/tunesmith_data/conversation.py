@@ -102,7 +102,7 @@ def has_system_message(messages: tuple[Message, ...]) -> bool:
 
 
 def remove_system(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """Return the conversation without its system message."""
+    """Drop the system message, if the conversation starts with one."""
     return messages[1:] if has_system_message(messages) else messages
 
 

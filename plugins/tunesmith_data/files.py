@@ -150,7 +150,7 @@ def _refuse_irregular(path: str) -> None:
     except OSError as error:
         hint = (
             f"put the file at {os.path.abspath(path)}, or correct its path in the run "
-            "file (relative to the folder of the run file)"
+            "file (relative to the run file's folder)"
         )
         raise DataError(_display_name(path), _reason(error), hint=hint) from error
     if stat.S_ISDIR(mode):

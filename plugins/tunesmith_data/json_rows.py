@@ -29,7 +29,7 @@ _END = 1 << 62
 def read_json_rows(stream: ByteStream, name: str, *, max_row_bytes: int) -> Iterator[Row]:
     """Yield the rows of JSON Lines, of a JSON array, or of JSON objects that span several lines.
 
-    If a row cannot be parsed, yield it with an error in place of its fields.
+    If a row cannot be parsed, yield it with an error instead of its fields.
 
     Raises:
         DataError: the file cannot be read as rows.

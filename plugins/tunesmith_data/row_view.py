@@ -29,7 +29,7 @@ class RowView:
 
     @property
     def has_texts_only(self) -> bool:
-        """Return True if the row has only the texts of a question and an answer."""
+        """True if the row has only the texts of a question and an answer."""
         return self.default_system is None and self.columns.keys() <= _TEXTS
 
     def value(self, name: str) -> object:

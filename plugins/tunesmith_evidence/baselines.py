@@ -82,7 +82,7 @@ class MeasuredBaseline:
 
 
 def list_baseline_overrides(rows: int, budget: str | None, only: Sequence[str]) -> list[str]:
-    """Return overrides of the run file for measuring baselines.
+    """Return run-file overrides for measuring baselines.
 
     Args:
         rows: number of test rows for each baseline.

@@ -61,7 +61,7 @@ class TrackedRun:
     name: str
     folder: Path
     options: Mapping[str, str]
-    """The options of the run file by dotted key, without secrets."""
+    """The run-file options by dotted key, without secrets."""
     versions: Mapping[str, str]
 
 

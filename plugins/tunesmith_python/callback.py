@@ -1,4 +1,4 @@
-"""Judge a model at the end of training with the trainer of transformers or TRL."""
+"""Judge a model at the end of training in a transformers or TRL trainer."""
 
 from __future__ import annotations
 

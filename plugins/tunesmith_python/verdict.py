@@ -27,7 +27,7 @@ def verdict(
         train: the file of the rows that ``tuned`` was fine-tuned on.
         test: a file of rows that were not used in training.
         out: the run folder to create; None: a new folder in ``runs``.
-        set: further keys of the run file, such as ``{"baselines.budget": "2m"}``.
+        set: further run-file keys, such as ``{"baselines.budget": "2m"}``.
 
     Returns:
         The run; ``run.report.verdict`` has the verdict.

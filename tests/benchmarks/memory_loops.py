@@ -120,7 +120,7 @@ def unknown_settings(case: Mapping[str, Any]) -> list[str]:
 
 
 def _predict_peft(case: Mapping[str, Any], config: Mapping[str, Any]) -> Prediction:
-    """Predict a method of PEFT's own comparison: the plain loop, traced with its config."""
+    """Predict a method in PEFT's own comparison: the plain loop, traced with its config."""
     method = str(case.get("technique") or "").upper()
     full = method.startswith("FULL")
     fields = dict(case.get("peft_config") or {})

@@ -53,9 +53,8 @@ CODE_PAGES = [
 PLAYED = [page for page in PAGES if re.search(r'^```\w+ title="', page.read_text(), re.MULTILINE)]
 """Guides, whose commands are run: ``test_guides.py`` and ``test_installed_guides.py``."""
 OTHER_PROGRAMS = {
-    "cd", "chromium", "curl", "export", "git", "hf", "llama-server", "ln", "ollama", "pip",
-    "source",
-    "vllm",
+    "cd", "chromium", "curl", "export", "git", "hf", "llama-server", "lm_eval", "ln", "ollama",
+    "pip", "source", "vllm",
 }  # fmt: skip
 """Programs in console blocks that are not checked."""
 
@@ -111,6 +110,14 @@ def test_every_field_of_an_event_has_a_sentence() -> None:
                 r"^- `(\w+): [^\n]*\\\n  (?=\S.*\.$)", sections[kind], re.MULTILINE
             )
             assert described == [field.name for field in dataclasses.fields(cls)], kind
+
+
+def test_the_commands_of_contrib_are_listed() -> None:
+    page = (DOCS / "reference" / "commands.md").read_text(encoding="utf-8")
+    listed = re.findall(r"`tunesmith ([\w ]+)`", page.rpartition("\n## ")[2])
+    assert {name if name in CONTRIB_COMMANDS else name.split()[0] for name in listed} == (
+        CONTRIB_COMMANDS
+    )
 
 
 @functools.cache

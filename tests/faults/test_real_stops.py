@@ -179,7 +179,7 @@ FAULTS: dict[str, tuple[dict[str, Any], Any, str]] = {
     "zero": ({}, lambda loss, call: loss * 0.0, "did not change"),
     "constant": ({}, lambda loss, call: loss - loss.detach(), "did not change"),
     "no gradient": ({}, lambda loss, call: loss.detach() + 0.0 * loss, "every gradient was zero"),
-    "nothing is trained": ({}, freeze_all_weights, "no parameters of the model are trained"),
+    "nothing is trained": ({}, freeze_all_weights, "the model has no trainable parameters"),
     "nothing carries loss": (
         {"max_length": 8, "max_skipped": 1.0},
         None,

@@ -19,7 +19,7 @@ from tunesmith_slurm.script import build_script
 SMALLEST = """\
 #!/bin/bash
 # Written by `tunesmith slurm submit`. Every start of the job continues the run, both
-# the first start and those after a requeue.
+# the first attempt and those after a requeue.
 #SBATCH --job-name=tickets
 #SBATCH --output=/runs/a/slurm/%j.log
 #SBATCH --open-mode=append
@@ -35,7 +35,7 @@ exec /env/bin/python -P -m tunesmith_slurm.job --processes 1 --max-requeues 100 
 LARGEST = """\
 #!/bin/bash
 # Written by `tunesmith slurm submit`. Every start of the job continues the run, both
-# the first start and those after a requeue.
+# the first attempt and those after a requeue.
 #SBATCH --job-name='it'"'"'s "mine"'
 #SBATCH --output='/runs/my run 5%%/slurm/%j.log'
 #SBATCH --open-mode=append

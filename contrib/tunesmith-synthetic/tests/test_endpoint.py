@@ -78,7 +78,7 @@ def test_labels_are_requested_equally_often_and_checked(tmp_path: Path) -> None:
     for row in rows:
         assert row.parent is not None and row.model == "teacher"
         assert TRAIN[row.parent].completion == row.record.completion  # type: ignore[attr-defined]
-    assert texts(wrong) == ["the answer has another label than requested"] * 4
+    assert texts(wrong) == ["the answer does not have the requested label"] * 4
 
 
 def test_the_same_answers_are_read_from_the_journal(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Make paths in options absolute, relative to the folder of the run file."""
+"""Make paths in options absolute, relative to the run file's folder."""
 
 from __future__ import annotations
 

@@ -419,7 +419,7 @@ class _Reader:
     def _resolve_path(self, reference: str) -> str:
         """Return a reference as an absolute path if this path exists, otherwise unchanged.
 
-        Relative paths start at the folder of the run file.
+        Relative paths start at the run file's folder.
         """
         path = self.runfile.folder / expand_home(str(reference))
         return str(path) if os.path.exists(path) else reference

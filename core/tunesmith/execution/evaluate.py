@@ -268,7 +268,7 @@ def _check_measurements(
         own = records if measurement.records is None else measurement.records
         seen[measurement.metric] = own
         if any(own is not other for other in seen.values()) or not (own or own is records):
-            raise ValueError(f"{name} for no records, or for other records than its first metric")
+            raise ValueError(f"{name} for no records, or not for the records of its first metric")
         values = _check_column(f"values of {name}", measurement.values, own)
         weights = measurement.weights
         if weights is not None:

@@ -38,7 +38,7 @@ class Report:
     """The state of a run, built from its events; ``to_json`` returns ``report.json``."""
 
     started: RunStarted | None = None
-    """The event of the latest start, with the time of the first start."""
+    """The event of the latest attempt, with the time of the first attempt."""
     data: DataLoaded | None = None
     model: ModelResolved | None = None
     findings: list[FindingReported] = field(default_factory=list)
@@ -83,7 +83,7 @@ class Report:
 
     @property
     def tuned(self) -> list[Measured]:
-        """The measurements of the tuned model."""
+        """The tuned model's measurements, one per metric of an evaluator."""
         return [event for event in self.measured.values() if event.model == TUNED]
 
     def steps_of(self, stage: str) -> list[StepFinished]:

@@ -97,7 +97,7 @@ def check_plugins(then: Sequence[JSON], now: Sequence[JSON]) -> list[str]:
 
 
 def check_options(then: RunStarted, now: RunStarted) -> list[str]:
-    """Return a line for each changed key of the run file that determines the result."""
+    """Return a line for each changed run-file key that determines the result."""
     tables = [*RESULT_TABLES, *then.additions, *now.additions]
     options = (dict(_result_options(started.plan, tables)) for started in (then, now))
     return list(_differences(*options))

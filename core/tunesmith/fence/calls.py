@@ -182,7 +182,10 @@ def attribute_errors_to(plugin: Plugin, where: str = "") -> Iterator[None]:
 
 
 def is_of_user(error: BaseException) -> bool:
-    """Return True for exceptions to pass on: Ctrl-C without a handler, and ``GeneratorExit``."""
+    """Return True if the fence must re-raise the exception unchanged.
+
+    These are Ctrl-C with Python's default handler, and ``GeneratorExit``.
+    """
     if isinstance(error, KeyboardInterrupt):
         return signal.getsignal(signal.SIGINT) is signal.default_int_handler
     return isinstance(error, GeneratorExit)

@@ -88,7 +88,7 @@ class Vectorizer:
 
 @dataclass(frozen=True)
 class EncoderVectors:
-    """The vectors of an encoder, in place of a :class:`Vectorizer`."""
+    """The vectors of an encoder, to use instead of a :class:`Vectorizer`."""
 
     encoder: Encoder
 

@@ -19,7 +19,7 @@ class DisjointSets:
         return first != second
 
     def roots(self) -> npt.NDArray[np.int32]:
-        """Return the root of each row."""
+        """Return the root of each row's set; rows with equal roots belong together."""
         parent = self._parent
         while True:
             grandparent = parent[parent]

@@ -33,7 +33,7 @@ class Names:
 def extract_code(answer: str, tests: str = "") -> str:
     """Return the program in an answer: the fenced blocks that the tests need.
 
-    Blocks in other languages than Python are ignored if there are others. The result joins, in
+    Blocks in a language other than Python are ignored if there are others. The result joins, in
     order,
 
     * blocks that define a name the tests need,

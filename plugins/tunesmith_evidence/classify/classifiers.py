@@ -37,7 +37,7 @@ MAX_ITER, TOL = 300, 1e-3
 
 
 class Classifier(Protocol):
-    """The interface of a trained classifier."""
+    """A trained classifier, which scores every label for a row."""
 
     @property
     def labels(self) -> Sequence[str]:

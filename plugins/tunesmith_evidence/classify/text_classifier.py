@@ -36,7 +36,7 @@ class TextRows:
 
     @property
     def learned(self) -> tuple[Rows, Sequence[str]]:
-        """The vectorized training rows and their answers."""
+        """Vectors and answers of all training rows, to fit a classifier on."""
         return self.rows, self.answers
 
     def learn_best(

@@ -104,7 +104,7 @@ class PromptedModel(WrappedModel):
     """Returns worked examples for a text, the most useful first. The most useful one is placed last
     in the prompt, next to the question."""
     template: str = QUESTION_TEMPLATE
-    """Text of the user's last message, with ``{prompt}`` in place of the question."""
+    """Text of the user's last message, where ``{prompt}`` stands for the question."""
     description: str = ""
     """Description of the answers, appended to the instructions."""
     find_passages: Callable[[str], Sequence[str]] = lambda text: ()

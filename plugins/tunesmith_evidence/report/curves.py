@@ -36,7 +36,7 @@ class Curve:
 
     @property
     def axis(self) -> str:
-        """The title of the value axis."""
+        """Label of the value axis: the title, with its unit in parentheses."""
         return f"{self.title} ({self.unit})" if self.unit else self.title
 
 

@@ -54,7 +54,7 @@ class Prediction:
 
     @property
     def predicted(self) -> str:
-        """The predicted range as text."""
+        """The predicted range with its unit, such as ``1.0 GiB to 3.0 GiB``."""
         if self.unit == "seconds":
             return format_duration_range(self.low, self.high)
         return f"{self.format(self.low)} to {self.format(self.high)}"

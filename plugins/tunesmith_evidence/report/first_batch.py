@@ -74,7 +74,7 @@ class FirstBatch(Event, kind="first-batch"):
 
 
 def read_first_batches(log: Path) -> Mapping[str, FirstBatch]:
-    """Return the first batch of each stage. For a resumed run, return that of the first start.
+    """Return the first batch of each stage. For a resumed run, return that of the first attempt.
 
     Raises:
         IntegrityError: the log is damaged.

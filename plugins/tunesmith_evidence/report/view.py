@@ -53,7 +53,7 @@ class ScoreRow:
 
     @classmethod
     def of(cls, event: Measured) -> ScoreRow:
-        """Return the score row of a measurement."""
+        """Format a measurement, with its leakage-free score if it has one."""
         leakage_free = event.leakage_free and cls._format(
             f"{event.model}, leakage-free", event.leakage_free
         )
@@ -168,12 +168,12 @@ class ReportView:
 
     @property
     def name(self) -> str:
-        """The name of the run."""
+        """``[run] name``, by default the run file's name."""
         return self.report.name
 
     @property
     def title(self) -> str:
-        """The title of the run file or the name of the run, and the base model's name."""
+        """The run file's title or the run's name, and the base model's name."""
         started = self.report.started
         title = started.plan.get("run", {}).get("title") if started else None
         return " - ".join(filter(None, [str(title or self.name), name_base_model(self.report)]))

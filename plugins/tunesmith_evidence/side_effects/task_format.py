@@ -64,7 +64,7 @@ class TaskFormat:
 
     @cached_property
     def kind(self) -> TaskKind:
-        """The kind of the task."""
+        """``classes``, ``objects`` or ``text``, recognized from the training answers."""
         return detect_task_kind(self.answers)
 
     @cached_property

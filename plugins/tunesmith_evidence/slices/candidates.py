@@ -30,7 +30,7 @@ _SOURCE = re.compile(r"(.+), row \d+|(.+):[^:]*", re.DOTALL)
 
 @dataclass(frozen=True)
 class Slice:
-    """A named group of rows."""
+    """Rows with a common property, such as a label or a length, where a model may be weak."""
 
     name: str
     kind: str

@@ -58,7 +58,7 @@ class NonInferiority:
 
     @property
     def bounds(self) -> str:
-        """The bounds and the margin as text."""
+        """Both one-sided 95 % bounds and the margin, for a sentence."""
         bounds = format_interval(self.low, self.high, signed=True)
         return f"one-sided 95 % bounds {bounds}, margin {format_rate(self.margin)}"
 

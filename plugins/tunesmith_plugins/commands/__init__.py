@@ -152,7 +152,7 @@ PLUGIN_LIST = _commands(
     ("plugins show", "Show the options of a component.", "plugin_list.show_command"),
     (
         "explain",
-        "Explain a key of the run file, an exit code or an error.",
+        "Explain a run-file key, an exit code or an error.",
         "plugin_list.explain_command",
     ),
 )

@@ -37,9 +37,7 @@ from tunesmith_evidence.number_text import format_interval, format_number, forma
 @click.option(
     "--budget",
     metavar="TIME",
-    help=(
-        "Time limit for baselines that prompt the base model, such as 90s, 3m or 2h. Default: none."
-    ),
+    help=("Time limit for choosing prompt variants, such as 90s, 3m or 2h. Default: none."),
 )
 @click.option(
     "--only", multiple=True, metavar="BASELINE", help="Measure only this baseline. Repeatable."

@@ -34,7 +34,7 @@ Level = Literal["ok", "warn", "fail"]
 STYLES: dict[Level, str] = {"ok": "good", "warn": "warning", "fail": "bad"}
 LOW_MEMORY, LOW_DISK = 4_000_000_000, 5_000_000_000
 IMPORT_TIMEOUT = 120
-"""Seconds to wait for the import of torch."""
+"""Seconds to wait until torch is imported."""
 
 TORCH_QUERY = """
 import json, sys

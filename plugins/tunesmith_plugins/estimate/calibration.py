@@ -80,7 +80,7 @@ class Correction:
     """The ratio of measured to predicted memory in similar runs, excluding outliers."""
 
     ratio: float
-    """The median ratio."""
+    """Measured divided by predicted memory, the median of the runs."""
     lowest: float
     highest: float
     runs: int
@@ -110,7 +110,7 @@ class Correction:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The calibration entries of one device."""
+    """Predicted and measured memory of earlier runs on one device."""
 
     runs: tuple[CalibrationEntry, ...] = ()
 

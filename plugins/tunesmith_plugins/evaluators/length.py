@@ -50,7 +50,7 @@ class LengthChange(ComparingEvaluator):
 
 LENGTH = EvaluatorOffer(
     name="length",
-    summary="how many tokens longer the answers are than those of another model",
+    summary="how many tokens longer the answers are than another model's",
     config=LengthOptions,
     build=LengthChange,
     metrics=(METRIC,),

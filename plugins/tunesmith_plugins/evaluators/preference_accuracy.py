@@ -46,7 +46,7 @@ class LengthPreference:
 
     @property
     def word(self) -> str:
-        """The length that is preferred more often."""
+        """``shorter`` or ``longer``: the answers that are preferred more often."""
         return "shorter" if self.shorter > self.longer else "longer"
 
     @property

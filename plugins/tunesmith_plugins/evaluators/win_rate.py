@@ -91,7 +91,7 @@ class WinRate(ComparingEvaluator):
 
 WIN_RATE = EvaluatorOffer(
     name="win-rate",
-    summary="how often a reward scores the answer higher than that of another model",
+    summary="how often a reward scores the answer higher than another model's",
     config=WinRateOptions,
     build=WinRate,
     metrics=(METRIC, EQUAL_LENGTH, ANSWER_TOKENS),

@@ -163,7 +163,7 @@ class ByTime:
                     "data.test_size",
                     f"too many rows have the same time in `{self.options.column}`, so no rows are "
                     "left for training",
-                    hint="use a column with finer times, or reduce data.test_size or "
+                    hint="use a column with a finer time resolution, or reduce data.test_size or "
                     "split.validation_size",
                 )
         except ValueError as error:

@@ -62,7 +62,7 @@ class VerdictCase:
 
     @cached_property
     def gaps(self) -> list[Gap]:
-        """The baselines that were not fully measured."""
+        """Baselines that were not fully measured, which a FINE-TUNE verdict would need."""
         return find_gaps(self.evidence, self.baselines)
 
     @property

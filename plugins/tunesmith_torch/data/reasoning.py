@@ -26,7 +26,7 @@ class Answer(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The complete text of the turn."""
+        """The original text: all four parts, joined."""
         return self.opening + self.reasoning + self.closing + self.content
 
     @property

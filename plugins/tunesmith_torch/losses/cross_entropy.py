@@ -30,7 +30,7 @@ by the incoming gradient, a single number. Logits exist for one chunk at a time,
            D               V
         +-----+   W   +-----------+    1. R = H W^T + bias into the buffer
       n |  H  | ----> |  buffer   |    2. nll and softmax, block by block (b rows);
-        +-----+       +-----------+       afterwards the buffer holds G in place of R
+        +-----+       +-----------+       afterwards the buffer holds G instead of R
       n | ... |                        3. dH = G W        dW += G^T H
         +-----+                        4. the next chunk overwrites the buffer
       N

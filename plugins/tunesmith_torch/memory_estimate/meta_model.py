@@ -66,7 +66,7 @@ def find_quantizable_layers(model: PreTrainedModel) -> Iterator[tuple[nn.Module,
 
 
 def quantize_8bit(model: PreTrainedModel, *, gpu: bool) -> None:
-    """Replace the linear layers, except the head, with 8-bit layers of bitsandbytes.
+    """Replace the linear layers, except the head, with 8-bit bitsandbytes layers.
 
     With ``gpu``, they compute the product that a GPU uses in training, which a CPU does not.
 
@@ -100,7 +100,7 @@ def _linear_8bit(layer_class: Any, layer: nn.Linear) -> nn.Module:
 
 
 def quantize_4bit(model: PreTrainedModel, *, double: bool, dtype: torch.dtype) -> None:
-    """Replace the linear layers, except the head, with 4-bit layers of bitsandbytes.
+    """Replace the linear layers, except the head, with 4-bit bitsandbytes layers.
 
     Layers whose input width is not a multiple of 64 are kept. With ``double``, the scales are
     quantized too. ``dtype`` is the dtype of the products.

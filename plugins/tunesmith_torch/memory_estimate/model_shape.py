@@ -25,7 +25,7 @@ _BIASED_FAMILIES = frozenset(
 
 
 class LinearShape(NamedTuple):
-    """A linear layer inside a decoder layer."""
+    """Name and size of a linear layer in each decoder layer."""
 
     name: str
     out_features: int
@@ -119,7 +119,7 @@ class ModelShape:
 
     @property
     def linear_layers(self) -> tuple[LinearShape, ...]:
-        """The linear layers of one decoder layer."""
+        """Linear layers of one decoder layer: attention, then feed-forward."""
         D, F, E = self.hidden_size, self.intermediate_size, self.experts
         query, key = self.attention_heads * self.head_dim, self.key_value_heads * self.head_dim
         attention = (

@@ -26,7 +26,7 @@ FP32_MOMENT_BYTES = 8.0
 
 @dataclass(frozen=True)
 class EstimateSetting:
-    """A training run whose memory is estimated."""
+    """What the memory of a training run depends on: model, options, device and rows."""
 
     config: dict[str, Any]
     """The base model's ``config.json``."""

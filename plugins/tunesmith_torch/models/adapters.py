@@ -35,7 +35,7 @@ __all__ = ["AdaptedModel", "adapt_full", "adapt_lora", "adapt_peft"]
 
 @dataclass(frozen=True)
 class AdaptedModel:
-    """A model that is ready for training."""
+    """A loaded model whose trainable weights are chosen: adapters, or all of them."""
 
     model: PreTrainedModel | PeftModel
     """The model to train; only parameters that require a gradient are trained."""

@@ -1,4 +1,4 @@
-"""Add keys to ``config.json`` that other engines read instead of those of transformers 5.
+"""Add keys to ``config.json`` that other engines read instead of the transformers 5 keys.
 
 transformers 5 writes the parameters of rotary embeddings only as ``rope_parameters``, and the
 dtype of the weights as ``dtype``. Earlier versions, mlx-lm, mistral.rs and others read

@@ -330,7 +330,7 @@ def enable_gradient_checkpointing(model: PreTrainedModel) -> None:
 
 @contextmanager
 def ignore_deprecation(name: str = "is_gradient_checkpointing") -> Iterator[None]:
-    """Suppress warnings inside the block that PEFT or TRL uses a deprecated name of transformers.
+    """Suppress warnings inside the block that PEFT or TRL uses a deprecated transformers name.
 
     ``name`` is a regular expression.
     """

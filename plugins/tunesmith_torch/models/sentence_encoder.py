@@ -149,7 +149,7 @@ def load_sentence_encoder(
 
 
 def _check_modules(folder: Path) -> None:
-    """Check that the folder describes no other computation than mean pooling and normalization."""
+    """Check that the folder only describes mean pooling and normalization."""
     path = folder / "1_Pooling" / "config.json"
     others = []
     if path.is_file():

@@ -55,9 +55,9 @@ class MasterWeights:
             self._pairs.append((parameter, master))
         if not self._pairs:
             raise TrainingError(
-                "no parameters of the model are trained: all are frozen",
-                hint="choose other modules in technique.adapter.target_modules, or a technique "
-                "that trains such a model",
+                "the model has no trainable parameters: all are frozen",
+                hint="choose other modules in technique.adapter.target_modules, or another "
+                "technique",
             )
         adapter = options.adaptation.adapter
         ratio = adapter.b_rate_ratio if adapter is not None else 1.0

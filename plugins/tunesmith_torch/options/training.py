@@ -1,6 +1,6 @@
 """Training options that the techniques share. This module does not import torch.
 
-Each table of the run file is an options class. A table inside another is a field with its own
+Each run-file table is an options class. A table inside another is a field with its own
 class::
 
     [technique]                TrainingOptions, or SupervisedOptions with one more key

@@ -145,7 +145,7 @@ def _text(prompt: Prompt) -> str:
 
 
 def _number(value: Any) -> float:
-    """Convert a number of Python, numpy or torch to float; return NaN for anything else."""
+    """Convert a Python, numpy or torch number to float; return NaN for anything else."""
     try:
         return float(value) if isinstance(value, SupportsFloat) else math.nan
     except (TypeError, ValueError):

@@ -299,7 +299,7 @@ def map_rows(rows: int, work: Callable[[list[int]], Sequence[T]]) -> list[T]:
 def device_mesh(device: torch.device) -> DeviceMesh:
     """Return the mesh of ranks over which FSDP shards; all ranks call this together.
 
-    It uses another group than the exchanges, so a failing rank's exchange never meets an FSDP
+    It does not use the group of the exchanges, so a failing rank's exchange never meets an FSDP
     operation.
     """
     assert _group is not None

@@ -1,4 +1,4 @@
-"""Set environment variables of torch to values that suit training.
+"""Set torch's environment variables to values that suit training.
 
 Importing the toolkit changes no variables. The ``build`` function of a technique's offer calls
 :func:`prepare_environment` before it imports torch. This module does not import torch.

@@ -66,7 +66,7 @@ def _store() -> Any:
 
 
 def form_group(device: torch.device, emit: Callable[[Event], None]) -> tuple[Any, Any]:
-    """Form the process group, with gloo for exchanges and for tensors on a CPU.
+    """Form the process group, with gloo for Python objects and for CPU tensors.
 
     Returns:
         The ranks' store, and the nccl group for tensors on GPUs (None on a CPU).

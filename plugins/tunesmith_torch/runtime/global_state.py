@@ -1,4 +1,4 @@
-"""List the global state of torch and NumPy that plugins must not change.
+"""List the global torch and NumPy state that plugins must not change.
 
 The core calls these functions with the imported library (``tunesmith.global_state``), so this
 module imports neither of them.

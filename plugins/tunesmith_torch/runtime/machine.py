@@ -40,7 +40,7 @@ _PROCESSOR = Path("/proc/cpuinfo")
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """A device of this machine."""
+    """The GPU or CPU of a run, with the memory that it may use."""
 
     type: DeviceType
     name: str

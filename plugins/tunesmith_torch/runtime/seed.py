@@ -11,7 +11,7 @@ __all__ = ["seed_all"]
 
 
 def seed_all(seed: int) -> None:
-    """Seed the generators of Python, NumPy and torch, whose states checkpoints store."""
+    """Seed the Python, NumPy and torch generators, whose states checkpoints store."""
     random.seed(seed)
     numpy.random.seed(seed)
     torch.manual_seed(seed)

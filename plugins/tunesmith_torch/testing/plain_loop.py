@@ -1,4 +1,4 @@
-"""Trace a plain training loop of transformers, PEFT and torch, to verify memory estimates.
+"""Trace a plain training loop with transformers, PEFT and torch, to verify memory estimates.
 
 Most published memory measurements come from such a loop. A padded batch goes through the model in
 one pass, the loss reads all logits in fp32, and this toolkit's own training code is not used. The

@@ -1,6 +1,6 @@
 """Additions to the training loop: extra loss terms, modified updates and early stopping.
 
-A table of the run file can add them to every technique that uses the trainer. Its offer returns a
+A run-file table can add them to every technique that uses the trainer. Its offer returns a
 :class:`tunesmith.additions.Addition`, whose ``build`` returns a :class:`TrainingAddition`. Each
 training, or each stage of one, builds its own, and the training loop calls it::
 
@@ -145,7 +145,7 @@ class TrainingAddition:
 
 @dataclass(frozen=True)
 class BuiltAddition:
-    """A built addition, and the table of the run file that it belongs to."""
+    """A built addition, and the run-file table that it belongs to."""
 
     origin: Addition
     built: Any

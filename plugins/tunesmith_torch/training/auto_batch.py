@@ -41,7 +41,7 @@ TOKEN_CANDIDATES = tuple(MIN_MICRO_BATCH_TOKENS * 2**power for power in range(6,
 
 
 def resolve_auto(job: Job[Any], grouping: GroupingOf) -> Job[Any]:
-    """Return the job with values in place of ``"auto"`` in its batch and memory options."""
+    """Return the job with values instead of ``"auto"`` in its batch and memory options."""
     options: TrainingOptions = job.config
     if not options.has_auto:
         return job

@@ -27,7 +27,7 @@ PARALLEL_FILE = "parallel.json"
 
 
 def resolve_parallel(job: Job[Any], grouping: GroupingOf) -> Job[Any]:
-    """Return the job with ``"data"`` or ``"sharded"`` in place of ``"auto"``.
+    """Return the job with ``"data"`` or ``"sharded"`` instead of ``"auto"``.
 
     Raises:
         UsageError: the options ask for sharded weights, but an addition needs all of them.

@@ -267,7 +267,7 @@ class _Gradient:
     term_shares: dict[str, list[float]]
     """The values of the additions' terms in the same form, by name of the term."""
     norm: float
-    """Norm before clipping."""
+    """Gradient norm before clipping."""
 
     @property
     def loss(self) -> float:

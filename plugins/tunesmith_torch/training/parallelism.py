@@ -77,7 +77,7 @@ def parallelize(adapted: AdaptedModel, loss: Loss, parallel: Parallel) -> Iterat
     """Distribute the model as the option asks; after the block, each rank has all of it again.
 
     Raises:
-        TrainingError: a rank has loaded other weights than rank 0.
+        TrainingError: a rank has loaded weights that differ from those of rank 0.
         UsageError: the model cannot be sharded.
     """
     distributed.check_same_on_all_ranks(

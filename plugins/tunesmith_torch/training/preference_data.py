@@ -104,7 +104,7 @@ class PreferenceData:
 
     @property
     def totals(self) -> BatchCounts:
-        """The counts of all groups."""
+        """Token counts of all groups together, and the divisor of their loss."""
         return self.counts(range(len(self.groups)))
 
     @property

@@ -252,7 +252,7 @@ def _read(path: Path) -> list[JSON]:
 
 
 def _to_json(pilot: Pilot) -> JSON:
-    """Return the result for reports: the mean in place of each row's value."""
+    """Return the result for reports: the mean instead of each row's value."""
     score = None if pilot.values is None else statistics.fmean(pilot.values)
     loss = pilot.loss if math.isfinite(pilot.loss) else None
     return {"rate": pilot.rate, "validation_loss": loss, "score": score}

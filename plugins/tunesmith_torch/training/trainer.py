@@ -105,7 +105,7 @@ class TrainingSession:
 
     @property
     def options(self) -> Any:
-        """The technique's options."""
+        """The ``[technique]`` table, in the options class of the technique."""
         return self.job.config
 
     def report(self, text: str) -> None:
@@ -374,7 +374,7 @@ def _add_validation(
 def _add_additions(
     session: TrainingSession, prepared: PreparedTraining, steps: int
 ) -> PreparedTraining:
-    """Build the additions that tables of the run file request."""
+    """Build the additions that run-file tables request."""
     additions = Additions.build(
         session.job,
         prepared.adapted,

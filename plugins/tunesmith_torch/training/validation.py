@@ -168,7 +168,7 @@ class ValidationMonitor:
         self.best_score = state.get("best_score")
 
     def count_steps(self, planned: int) -> int:
-        """Return the number of steps taken."""
+        """Return the planned steps, or fewer after early stopping."""
         return planned if self.stopped_at is None else self.stopped_at
 
     def results(self) -> Sequence[Event]:

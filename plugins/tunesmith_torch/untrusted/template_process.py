@@ -55,7 +55,7 @@ class _GenerationTag(Extension):
         self.tags = {"generation"}
 
     def parse(self, parser: Parser) -> nodes.Node:
-        """Return the content in its own scope."""
+        """Parse up to ``endgeneration``; variables that are set inside stay inside."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return nodes.Scope(body, lineno=line)
@@ -123,7 +123,7 @@ def _join(pieces: Iterator[str], earlier: int) -> str:
 
 @lru_cache(maxsize=16)
 def compile_template(source: str) -> Template:
-    """Return the compiled template."""
+    """Compile a chat template in the sandbox; equal sources are compiled once."""
 
     def raise_exception(message: str) -> None:
         raise TemplateError(message)

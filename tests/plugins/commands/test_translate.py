@@ -149,7 +149,7 @@ def test_off_is_off_in_every_spelling() -> None:
         ("x: 1\na: [1", "bad.yml:2"),
         ("- 1", "the top level of the file must be a mapping of keys to values"),
         ("1: 2", "the top level of the file must be a mapping of keys to values"),
-        ("learning_rate: 1", "not a configuration of axolotl"),
+        ("learning_rate: 1", "neither an axolotl config"),
         ("a: !!python/object/apply:os.system ['ls']", "bad.yml:1"),
         ("base_model: m\ndatasets: &a [*a]", ""),
         ("base_model: m\ndatasets: 5\nmicro_batch_size: [1]\nseed: x\nval_set_size: {}", ""),

@@ -504,7 +504,7 @@ def test_a_metric_that_is_the_same_everywhere_is_named(
 
 
 class TestWinner:
-    """Which of several baselines is the one to use in place of the tuned model."""
+    """Which of several baselines is the one to use instead of the tuned model."""
 
     def test_a_cheap_one_that_is_much_worse_is_not_enough(self, case: Case) -> None:
         """38 of 200 rows are right by ``linear`` alone, 2 by ``nearest`` alone."""

@@ -1,8 +1,8 @@
 """Start the run in the process of a job, or continue it from the last checkpoint.
 
 ``python -m tunesmith_cloud.job RUN.toml RUN`` creates the run folder if necessary. Then it replaces
-itself with ``tunesmith resume RUN`` (under torchrun for several processes). The first start and
-every restart therefore use the same command. Because the process replaces itself, a signal to the
+itself with ``tunesmith resume RUN`` (under torchrun for several processes). The first attempt
+and every restart use the same command. Because the process replaces itself, a signal to the
 container reaches the run, which finishes its step and saves a checkpoint.
 """
 

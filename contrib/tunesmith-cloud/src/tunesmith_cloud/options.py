@@ -35,7 +35,7 @@ class CloudOptions(Options):
         None,
         description=(
             "Name of the volume for the run folder, which outlives the machine: a Kubernetes "
-            "volume claim, or a volume of SkyPilot or dstack. It must be a file system with "
+            "volume claim, or a SkyPilot or dstack volume. It must be a file system with "
             "locks, not a bucket."
         ),
     )

@@ -64,7 +64,7 @@ class Budget:
         write_atomic(self._path, "".join(json.dumps(line) + "\n" for line in lines))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the last weights within the budget."""
+        """Return the last weights within the budget by parameter name, for a checkpoint."""
         return {f"kept.{name}": tensor for name, tensor in self._kept.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

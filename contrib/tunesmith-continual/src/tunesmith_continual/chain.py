@@ -43,7 +43,7 @@ class Task:
 
     @property
     def path(self) -> Path:
-        """The absolute path of the run folder."""
+        """The run folder, as an absolute path."""
         return self.run.path
 
     @property
@@ -64,7 +64,7 @@ class Task:
         start = Path(named)
         if not start.exists():
             raise UsageError(
-                f"{self.path}: the run before it is missing: {start}",
+                f"{self.path}: the model that this run started from is missing: {start}",
                 hint="restore the folder; the chain cannot be measured without it",
             )
         folders = (start, *list(start.parents)[:2])
@@ -77,7 +77,7 @@ class Task:
 
     @property
     def fingerprint(self) -> str:
-        """The fingerprint of the data when the run was trained; empty if it has not read it."""
+        """The fingerprint of the data when the run was trained; empty if the run read none."""
         return "" if self.report.data is None else self.report.data.fingerprint
 
     @property

@@ -116,7 +116,7 @@ def train_next(
 
 
 def inherited(before: Task, tables: Any) -> dict[str, Any]:
-    """Return the keys of the run before that the new run file lacks, and its model as ``from``."""
+    """Return the previous run's keys that the new run file lacks, and its model as ``from``."""
     stored = before.plan.to_json()
     keys = {"model.base": stored["model"]["base"]} if "model" not in tables else {}
     if "use" not in tables.get("technique", {}):
@@ -146,7 +146,7 @@ def predict_slope(chain: Sequence[Task], quiet: bool) -> float:
     slope = fit_slope(points)
     if slope is None:
         raise UsageError(
-            "retention.budget: no earlier run of this chain shows how much is forgotten at which "
+            "retention.budget: no earlier run of this chain shows how forgetting grows with the "
             "divergence",
             hint="set retention.budget_slope, or train a run of the chain with retention.kl_every",
         )

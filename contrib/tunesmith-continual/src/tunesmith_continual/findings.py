@@ -21,7 +21,7 @@ SIDE_EFFECTS = ("general-loss", "general-skills", "task-answers")
 
 @dataclass(frozen=True)
 class ChainFindings:
-    """The results of a chain of runs."""
+    """The tasks of a chain, and the score on each task after each run."""
 
     chain: Sequence[Task]
     matrix: Matrix

@@ -64,7 +64,7 @@ class Matrix:
         return compare_rows(first, second, self.metrics)
 
     def best_before(self, task: int) -> int:
-        """Return the training before the last one after which the task's score was best."""
+        """Return the training, except the last one, after which the task scored best."""
         sign = 1 if self.diagonal[task].higher_is_better else -1
         return max(range(task, self.last), key=lambda i: sign * self.cells[i, task].value)
 

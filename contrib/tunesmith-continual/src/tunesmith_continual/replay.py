@@ -35,7 +35,7 @@ class ReplayRow:
 
     @property
     def id(self) -> str:
-        """The id of its content."""
+        """Digest of the row's content, so equal rows of several runs share it."""
         return row_id(self.record)
 
 

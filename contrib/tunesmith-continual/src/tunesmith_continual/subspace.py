@@ -118,11 +118,11 @@ class Projection:
                 after.copy_(before)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the waiting updates."""
+        """Return the updates that rounding held back, for a checkpoint."""
         return {f"waiting.{name}": waiting for name, waiting in self._waiting.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore the waiting updates."""
+        """Restore the updates of :meth:`state_dict`."""
         self._waiting = {
             name.removeprefix("waiting."): tensor.to(self._device, copy=True)
             for name, tensor in state.items()

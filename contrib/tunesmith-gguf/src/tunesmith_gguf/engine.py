@@ -71,7 +71,7 @@ class LlamaCpp:
 def open_engine(file: Path, *, exact: bool, turns: Turns | None = None) -> Iterator[LlamaCpp]:
     """Load a GGUF file into llama.cpp. ``exact`` keeps cached keys and values in f32.
 
-    If ``turns`` are given, they render prompts in place of the template in the file, as
+    If ``turns`` are given, they render prompts instead of the template in the file, as
     Ollama does.
     """
     import xllamacpp

@@ -29,7 +29,7 @@ class ToolsSkippedError(Exception):
 
     def __init__(self, what: str) -> None:
         super().__init__(
-            f"the Modelfile's template has no tools, because of the chat template: {what}"
+            f"the Modelfile's template does not include tools: the chat template {what}"
         )
 
 
@@ -65,7 +65,7 @@ def add_tools(turns: Turns, render: Render) -> Turns:
         candidate = _strip_quotes(Turns(between, replace(tools, results_as_json=as_json)))
         if all(_renders_alike(candidate, render, messages) for messages in _probes(between)):
             return candidate
-    raise ToolsSkippedError("it writes tool calls or results in an unsupported format")
+    raise ToolsSkippedError("writes tool calls or results in an unsupported format")
 
 
 def _renders_alike(turns: Turns, render: Render, messages: Sequence[Message]) -> bool:
@@ -83,7 +83,7 @@ def _find_openings(turns: Turns, render: Render) -> tuple[dict[Pair, Opening], b
         for before, message in zip([START, *kinds], marked, strict=False):
             texts[before, message.role], found, text = text.partition(message.text)
             if not found:
-                raise ToolsSkippedError("it skips a message if there are tools")
+                raise ToolsSkippedError("drops a message if there are tools")
         texts[kinds[-1], ANSWER] = text
     changed = {pair: text for pair, text in texts.items() if text != turns.between.get(pair)}
     for with_type in (True, False):
@@ -93,7 +93,7 @@ def _find_openings(turns: Turns, render: Render) -> tuple[dict[Pair, Opening], b
             }
             if _has_all(opening):
                 return opening, with_type, indent
-    raise ToolsSkippedError("it writes tool definitions in an unsupported format")
+    raise ToolsSkippedError("writes tool definitions in an unsupported format")
 
 
 def _has_all(opening: dict[Pair, Opening]) -> bool:
@@ -141,7 +141,7 @@ def _find_calls(turns: Turns, render: Render) -> tuple[dict[Pair, str], str, boo
             literals = list(_list_literals(chat, middle, name_first))
             between.update(_cut(text, literals, between))
     if (TOOL, ANSWER) not in between:
-        raise ToolsSkippedError("it does not accept tool results")
+        raise ToolsSkippedError("does not accept tool results")
     return between, middle, name_first
 
 
@@ -157,7 +157,7 @@ def _find_middle(text: str) -> tuple[str, bool]:
     parts = ["qzxname0xzq", dump_json(_ARGUMENTS)]
     at = [text.find(part) for part in parts]
     if min(at) < 0:
-        raise ToolsSkippedError("it writes tool calls in an unsupported format")
+        raise ToolsSkippedError("writes tool calls in an unsupported format")
     first, second = (0, 1) if at[0] < at[1] else (1, 0)
     return text[at[first] + len(parts[first]) : at[second]], first == 0
 
@@ -184,7 +184,7 @@ def _cut(text: str, literals: list[tuple[str, str]], known: dict[Pair, str]) -> 
     for next_kind, literal in literals:
         piece, found, text = text.partition(literal)
         if not found:
-            raise ToolsSkippedError(f"it skips a part of a conversation with tools: {next_kind}")
+            raise ToolsSkippedError(f"skips a part of a conversation with tools: {next_kind}")
         _add(pieces, (kind, next_kind), piece, known)
         kind = next_kind
     _add(pieces, (kind, ANSWER), text, known)
@@ -194,7 +194,7 @@ def _cut(text: str, literals: list[tuple[str, str]], known: dict[Pair, str]) -> 
 def _add(pieces: dict[Pair, str], pair: Pair, text: str, known: dict[Pair, str]) -> None:
     if pieces.get(pair, known.get(pair, text)) != text:
         raise ToolsSkippedError(
-            f"the text between {pair[0]} and {pair[1]} depends on more than these two"
+            f"writes text between {pair[0]} and {pair[1]} that depends on more than these two"
         )
     pieces[pair] = text
 
@@ -204,14 +204,14 @@ def _find_mark(turns: Turns, between: dict[Pair, str]) -> str:
     asked = turns.between[USER, ANSWER]
     if not between[USER, CALL].startswith(asked):
         raise ToolsSkippedError(
-            "it puts text before a tool call, which must begin the assistant's answer"
+            "puts text before a tool call, which must begin the assistant's answer"
         )
     mark = between[USER, CALL].removeprefix(asked)
     to_calls = [text for pair, text in between.items() if pair[1] == CALL and pair[0] != CALL]
     while "{{" in mark:
         mark = mark[mark.index("{{") + 1 :]
     if not all(text.endswith(mark) for text in to_calls):
-        raise ToolsSkippedError("it does not always start a tool call with the same text")
+        raise ToolsSkippedError("does not always start a tool call with the same text")
     return mark
 
 

@@ -147,13 +147,11 @@ def find_turns(render: Render) -> Turns:
         if all(between.get(pair, text) == text for pair, text in pieces):
             between.update(pieces)
         elif SYSTEM in roles:
-            raise _refusal("the text between two messages depends on the system message")
+            raise _refusal("writes text between two messages that depends on the system message")
     turns = Turns(between)
     for messages in _probes(with_system=(START, SYSTEM) in between):
         if turns.render(messages) != render(messages):
-            raise _refusal(
-                "it changes messages, or writes text that depends on more than their roles"
-            )
+            raise _refusal("changes messages, or writes text that depends on more than their roles")
     return turns
 
 
@@ -173,7 +171,7 @@ def _find_pieces(render: Render, roles: Sequence[Role]) -> list[tuple[Pair, str]
     for before, message in zip([START, *roles], marked, strict=False):
         piece, found, text = text.partition(message.text)
         if not found or message.text in text:
-            raise _refusal("it skips, repeats or reorders messages")
+            raise _refusal("skips, repeats or reorders messages")
         pieces.append(((before, message.role), piece))
     return [*pieces, ((roles[-1], ANSWER), text)]
 
@@ -190,6 +188,6 @@ def _probes(*, with_system: bool) -> Iterator[list[Message]]:
 
 def _refusal(what: str) -> UsageError:
     return UsageError(
-        f"ollama: Ollama's template language cannot express the chat template: {what}",
+        f"ollama: Ollama's template language cannot express the chat template, which {what}",
         hint="export with --to gguf instead: llama-server --jinja runs the chat template itself",
     )

@@ -1,4 +1,4 @@
-"""Command ``mcp``: a server of the Model Context Protocol for assistants."""
+"""The ``mcp`` command: an MCP (Model Context Protocol) server for assistants."""
 
 from tunesmith.hookspecs import lazy_plugin
 from tunesmith.offers import CommandOffer

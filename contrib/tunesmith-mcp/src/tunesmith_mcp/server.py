@@ -33,7 +33,7 @@ Text = Annotated[str, Field(max_length=1000)]
 Key = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.-]*$")]
 Changes = Annotated[
     Annotated[dict[Key, bool | int | float | Text], Field(max_length=50)] | None,
-    Field(description="Keys of the run file to change, such as technique.epochs."),
+    Field(description="Run-file keys to change, such as technique.epochs."),
 ]
 MAX_CALLS = 2
 """Commands that run at the same time; further calls wait."""

@@ -42,13 +42,13 @@ class MlflowOptions(TrackerOptions):
     registered_model: str = Field(
         "",
         pattern=r"^[\w. -]*$",
-        description="Register the trained model as a new version of this name; its tag verdict has "
-        "the word of the verdict.",
+        description="Register the trained model as a new version of this name, with the "
+        "verdict as the tag `verdict`.",
     )
 
 
 class MlflowTracker:
-    """One run of MLflow for each run; a resumed run continues it."""
+    """One MLflow run for each run; a resumed run continues it."""
 
     def __init__(self, options: MlflowOptions) -> None:
         self._options = options

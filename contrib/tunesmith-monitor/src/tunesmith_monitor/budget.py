@@ -15,7 +15,7 @@ LAYERS = {"inputs": 0.5, "confidence": 0.25, "labels": 0.25}
 
 @dataclass(frozen=True)
 class Budget:
-    """The stated rate of false alarms."""
+    """The accepted rate of false alarms, divided between the layers."""
 
     run_length: int
     """Requests per false alarm, on average, if nothing changes."""

@@ -86,7 +86,7 @@ class Decision:
 
     @property
     def text(self) -> str:
-        """The decision in words."""
+        """``RETRAIN``, ``WAIT`` or ``LABEL N MORE``."""
         return f"LABEL {self.labels:,} MORE" if self.word == "LABEL" else self.word
 
 

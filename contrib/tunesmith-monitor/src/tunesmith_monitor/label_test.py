@@ -21,10 +21,10 @@ BETS = np.array([0.05, 0.1, 0.2, 0.4, 0.8])
 
 @dataclass
 class LabelTest:
-    """The state of the test; ``evidence_by_bet`` has a value for each bet."""
+    """A sequential test of audited answers; ``evidence_by_bet`` has a value for each bet."""
 
     floor: float
-    """Smallest share of right answers that is not an alarm."""
+    """Smallest share of right answers that raises no alarm."""
     run_length: float
     """Expected number of labels until a false alarm, at least."""
     evidence_by_bet: Array

@@ -42,7 +42,7 @@ class MonitorOptions(Options):
     )
     window: int = Field(50, ge=10, description="Requests in a short window; a long one has 4x.")
     tolerance: float = Field(
-        0.02, ge=0, lt=1, description="Fall of the share of right answers that is not an alarm."
+        0.02, ge=0, lt=1, description="Largest fall of the share of right answers without an alarm."
     )
 
 
@@ -77,7 +77,7 @@ class Monitor:
             run: the run folder.
             folder: the monitor's folder; default: the run folder's name with ``.monitor``.
             options: used if the monitor is created.
-            reference: file of earlier traffic to compare with, in place of the run's rows.
+            reference: file of earlier traffic to compare with, instead of the run's rows.
             plugins: plugin files to load.
 
         Raises:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option(
     "--tolerance", type=click.FloatRange(0, 1, max_open=True), default=0.02, show_default=True,
-    help="Fall of the share of right answers that is not an alarm.",
+    help="Largest fall of the share of right answers without an alarm.",
 )  # fmt: skip
 @click.option("--close", is_flag=True, help="Close the open alarms after the report.")
 @click.option(

@@ -21,8 +21,8 @@ from tunesmith_monitor.watch import Alarm, Watch
 LOOK, PAGE = 10, 11
 """Exit codes: the inputs changed; answers became worse."""
 BLIND = (
-    "Confidence cannot see changed answers: if the right answer to the same question is another "
-    "one now, only audited answers show it."
+    "Confidence cannot see changed answers: if a question now has a different right answer, "
+    "only audited answers show it."
 )
 
 
@@ -34,7 +34,7 @@ def exit_code(watch: Watch) -> int:
 
 
 def summarize(watch: Watch) -> str:
-    """Return the state in one sentence."""
+    """Return OK, LOOK or PAGE, with a sentence that explains it."""
     match exit_code(watch):
         case 0:
             return "OK: nothing changed beyond what the budget of false alarms explains"

@@ -63,7 +63,7 @@ def assumption(
 )  # fmt: skip
 @click.option(
     "--margin", type=click.FloatRange(0, 1), default=0.05, show_default=True,
-    help="Rise of the share of wrong answers to old test rows that is acceptable.",
+    help="Acceptable rise of the share of wrong answers to old test rows.",
 )  # fmt: skip
 @trust_option
 @result_options

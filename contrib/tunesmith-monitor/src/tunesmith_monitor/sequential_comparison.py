@@ -79,7 +79,7 @@ class SequentialComparison:
 
 
 def mean_evidence(log_K: Array) -> float:
-    """Return the mean over the bets."""
+    """Return the mean of ``exp(log_K)`` over the bets, without overflow."""
     top = float(log_K.max())
     with np.errstate(over="ignore"):
         return float(np.exp(top) * np.exp(log_K - top).mean())

@@ -74,7 +74,7 @@ class SplitExtension(MonitorExtension):
     """Also gives some users the candidate."""
 
     def models(self, load: Callable[[Path], TextModel]) -> Mapping[str, TextModel]:
-        """Return the candidate."""
+        """Load the candidate; return it by the name that requests use."""
         return {CANDIDATE: load(Path(self.options.candidate))}
 
     def choose(self, request: ServedRequest) -> str | None:

@@ -31,7 +31,7 @@ RECENT_LABELS = 200
 
 @dataclass(frozen=True, kw_only=True)
 class Alarm:
-    """A change that one layer found."""
+    """A change that one layer detected, with the evidence for it."""
 
     layer: str
     """``inputs``, ``confidence`` or ``labels``."""
@@ -112,9 +112,9 @@ class Watch:
     texts: list[tuple[str, str, float | None, bool]] = field(default_factory=list)
     """The latest requests: id, text, confidence, and True if the text is the whole request."""
     outcomes: list[float] = field(default_factory=list)
-    """The latest audited answers."""
+    """1.0 (right) or 0.0 (wrong) for each of the latest audited answers."""
     alarms: list[Alarm] = field(default_factory=list)
-    """The open alarms."""
+    """Alarms that nobody has closed."""
 
     @classmethod
     def build(  # noqa: PLR0913 - what the layers consist of

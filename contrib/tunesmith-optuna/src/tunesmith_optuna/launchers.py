@@ -36,7 +36,7 @@ MAX_FAILURES = 20
 
 
 class Launcher(Protocol):
-    """The interface of a launcher, which executes the runs of trials."""
+    """Executes the runs of trials, on this machine or on a cluster."""
 
     poll_seconds: float
     """Seconds between two reads of the runs' events."""

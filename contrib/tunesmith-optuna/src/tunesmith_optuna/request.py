@@ -44,7 +44,7 @@ class Request:
 
     @property
     def options(self) -> TuneOptions:
-        """The options of the search."""
+        """The ``[tune]`` table, with the command-line options."""
         return self.plan.table(TuneOptions)
 
     def runs(self, folder: Path) -> TrialRuns:

@@ -21,7 +21,7 @@ MAX_STEPS = 100_000
 """Ranges with more values than this are treated as continuous."""
 RANGE_KEYS = frozenset({"low", "high", "log", "step"})
 Value = str | int | float | bool
-"""A value in Optuna's storage."""
+"""The types that Optuna can store; all others are stored as JSON."""
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ class TrialLog:
 
     @property
     def validation_loss(self) -> float | None:
-        """The newest validation loss."""
+        """The newest validation loss, or None before the first evaluation."""
         return list(self.evaluations.values())[-1].loss if self.evaluations else None
 
     @property

@@ -28,7 +28,7 @@ HEARTBEAT_TIMEOUT_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Job:
-    """The newest job of a run."""
+    """The newest Ray job of a run: where it runs, its state and how it ended."""
 
     name: str
     """Name of the job's supervisor among Ray's actors."""

@@ -16,12 +16,12 @@ from tunesmith_ray.rank import resume_arguments
 
 @dataclass(frozen=True)
 class WorkerPlace:
-    """The machine of a worker."""
+    """Where a worker runs: its host, address and GPUs."""
 
     host: str
     address: str
     port: int = 0
-    """A port that is currently free."""
+    """A free port of this host, for the rendezvous of the ranks."""
     gpus: str = ""
     """GPUs visible to the worker, in the format of CUDA_VISIBLE_DEVICES."""
 

@@ -1,6 +1,6 @@
 """The ``medication`` evaluator: are doses, units, negations and open questions preserved?
 
-An answer may be in other words than the reference. What counts is what a patient would get: the
+An answer need not have the words of the reference. What counts is what a patient would get: the
 drugs with their doses, the drugs that are withheld, and a question about a dose that is missing.
 """
 
@@ -26,7 +26,7 @@ UNITS = {
 """The factor to a basic unit, and that unit: 0.5 g and 500 mg are the same dose."""
 _UNIT = rf"({'|'.join(sorted(UNITS, key=len, reverse=True))})s?(?![a-zμ])"
 _DOSE = re.compile(
-    # A range and a multiple are other doses than the number before the unit.
+    # A range and a multiple are not the dose that the number before the unit gives.
     rf"(?<![\d.,/])(?:({NUMBER})\s*(?:[-–x×]|to|or)\s*)?({NUMBER})[\s-]*{_UNIT}"
     r"(?:\s*(?:/|per)\s*(kg|m2|ml)\b)?",
     re.IGNORECASE,

@@ -1,6 +1,6 @@
 """The ``service-reply`` evaluator: do replies follow policy, escalation rule and brand?
 
-A reply may be in other words than the reference. What counts is what the customer is offered: the
+A reply need not have the words of the reference. What counts is what the customer is offered: the
 same actions and amounts, a person where the reference involves one, and the brand's own terms.
 """
 

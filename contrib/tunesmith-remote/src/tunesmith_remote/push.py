@@ -92,7 +92,7 @@ def require_own_bucket(bucket: Bucket, mirror: Mirror) -> tuple[list[int], Snaps
 
 @dataclass
 class _Push:
-    """A single attempt to push."""
+    """One attempt to push: the files before it, those found, and what was uploaded."""
 
     folder: RunFolder
     bucket: Bucket

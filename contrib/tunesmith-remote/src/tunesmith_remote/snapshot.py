@@ -62,7 +62,7 @@ class StoredFile(_Strict):
 
     @property
     def name(self) -> str:
-        """The name of the object with the content."""
+        """Key of the stored object: ``objects/`` and the file's SHA-256."""
         return f"{OBJECTS}/{self.sha256}"
 
 
@@ -80,7 +80,7 @@ class Snapshot(_Strict):
 
     @property
     def name(self) -> str:
-        """The name of the snapshot's object."""
+        """Key of the stored snapshot: ``snapshots/`` and its number."""
         return name_snapshot(self.number)
 
     @property
@@ -89,7 +89,7 @@ class Snapshot(_Strict):
         return hashlib.sha256(_encode(self.model_dump())).hexdigest()
 
     def encode(self) -> bytes:
-        """Return the content of the snapshot's object."""
+        """Return the snapshot as JSON with its seal."""
         return _encode({**self.model_dump(), "seal": self.seal}) + b"\n"
 
     def object_sizes(self) -> dict[str, int]:
@@ -119,7 +119,7 @@ def list_numbers(bucket: Bucket) -> list[int]:
 
 
 def name_snapshot(number: int) -> str:
-    """Return the name of a snapshot's object."""
+    """Return the key of a stored snapshot: ``snapshots/`` and its number."""
     return f"{SNAPSHOTS}/{number:08d}.json"
 
 

@@ -10,7 +10,7 @@ from tunesmith_cli.launch import read_job
 
 @dataclass(frozen=True)
 class SubmittedJob:
-    """The newest job of a run."""
+    """Number and submission time of the newest Slurm job of a run."""
 
     job: str
     """Slurm's job number."""

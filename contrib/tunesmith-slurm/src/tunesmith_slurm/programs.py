@@ -1,4 +1,4 @@
-"""Call the programs of Slurm: sbatch, squeue, sacct, scancel and scontrol."""
+"""Call Slurm's programs: sbatch, squeue, sacct, scancel and scontrol."""
 
 from __future__ import annotations
 

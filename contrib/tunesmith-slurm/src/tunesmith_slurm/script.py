@@ -47,7 +47,7 @@ def build_script(
     lines = [
         "#!/bin/bash",
         "# Written by `tunesmith slurm submit`. Every start of the job continues the run, both",
-        "# the first start and those after a requeue.",
+        "# the first attempt and those after a requeue.",
         *(f"#SBATCH {line}" for line in _list_options(options, folder, name)),
         "",
         *options.setup,

@@ -49,7 +49,7 @@ SPARSE = TechniqueOffer(
 
 
 def review_plan(plan: Plan) -> Sequence[Finding]:
-    """Check the optimizer, and the names of layers if the model's config can be read already."""
+    """Check the optimizer and, if the config is available before download, the layer names."""
     options = plan.technique.config
     if not isinstance(options, SparseOptions):
         return []

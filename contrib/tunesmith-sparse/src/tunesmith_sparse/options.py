@@ -26,7 +26,7 @@ class SparseOptions(SupervisedOptions):
     mask: Mask = Field(
         "random",
         description=(
-            "Which weights train: at random, so that the artifact stores only a seed in place of "
+            "Which weights train: at random, so that the artifact stores only a seed instead of "
             "positions; those of largest magnitude; or those with the largest gradient on up to 64 "
             "training rows."
         ),

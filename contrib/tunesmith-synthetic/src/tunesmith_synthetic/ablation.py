@@ -1,6 +1,6 @@
 """The ablation: train with and without the synthetic rows, and compare on the same rows and seeds.
 
-Three arms have equally many training rows, so equally many optimizer steps:
+Three arms have the same number of training rows and optimizer steps:
 
 - ``real``: each real row equally often
 - ``upsampled``: real rows with the answers of the synthetic ones
@@ -45,7 +45,7 @@ CONTROLS: tuple[Arm, ...] = ARMS[:2]
 FOLDER = "ablation"
 LEAKS = "leaks"
 """Plugin that compares the splits. It reviewed the real rows when they were generated from; with
-validation rows in the place of test rows, it would report each of them."""
+validation rows instead of test rows, it would report each of them."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Ablation:
 
     @property
     def seeds(self) -> Sequence[int]:
-        """The seeds of each arm."""
+        """The run's seed and the following ones; each arm is trained with all of them."""
         return range(self.request.seed, self.request.seed + self.request.options.ablate.seeds)
 
     @cached_property
@@ -83,7 +83,7 @@ class Ablation:
 
     @cached_property
     def scored(self) -> Sequence[Record]:
-        """The rows that the arms are scored on.
+        """The records of :attr:`part`; no arm is trained on them.
 
         Raises:
             DataError: there are no such rows.
@@ -100,7 +100,7 @@ class Ablation:
 
     @cached_property
     def evaluator(self) -> tuple[Component[EvaluatorOffer[Any]], Metric]:
-        """The evaluator that measures the metric: one of the run file, or an installed one.
+        """The evaluator that measures the metric: one in the run file, or an installed one.
 
         Raises:
             ConfigError: no evaluator measures it row by row.
@@ -134,7 +134,7 @@ class Ablation:
         return Score(**json.loads(path.read_bytes()))
 
     def _file(self, arm: Arm, seed: int) -> Path:
-        """Return the file of an arm's score, whose name has everything that decides about it."""
+        """Return the file of an arm's score, whose name has everything that determines it."""
         request = self.request
         options = request.options.ablate.model_dump_json(exclude={"seeds"})
         content = f"{digest_rows(request.folder)}{options}{request.parts.fingerprint}"
@@ -164,7 +164,7 @@ class Ablation:
         )
 
     def _train(self, arm: Arm, seed: int) -> Score:
-        """Train with the technique of the run file, or continue, and read its scores."""
+        """Train with the run file's technique, or continue, and read its scores."""
         path = self._file(arm, seed).with_suffix("")
         if path.is_dir():
             folder, plan, catalog = api.load_run(path)

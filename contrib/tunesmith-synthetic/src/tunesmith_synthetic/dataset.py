@@ -104,7 +104,7 @@ def digest_rows(folder: Path) -> str:
 
 
 def read_plan_file(folder: Path) -> Mapping[str, Any]:
-    """Return the tables of the run file of the real rows.
+    """Return the tables of the real rows' run file.
 
     Raises:
         DataError: the folder was not written by ``tunesmith data generate``.

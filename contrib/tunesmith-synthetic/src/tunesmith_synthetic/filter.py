@@ -54,7 +54,7 @@ class Filtered:
     rejected: list[tuple[GeneratedRow, str]]
 
     def apply(self, request: Request, stage: Stage) -> Filtered:
-        """Return the rows after a further stage."""
+        """Return the rows that a further stage keeps, and all rows rejected so far."""
         causes = stage(request, [row.record for row in self.kept])
         pairs = [*zip(self.kept, causes, strict=True)]
         rejected = [pair for pair in pairs if pair[1]]
@@ -191,7 +191,7 @@ def _name_match(match: object, other: str) -> str:
 
 
 def find_disagreement(request: Request, records: Sequence[Record], name: str) -> list[str]:
-    """Find rows that a baseline, which learned from the real rows, answers otherwise.
+    """Find rows that a baseline, which learned from the real rows, answers differently.
 
     Raises:
         UsageError: the baseline cannot answer such rows.
@@ -217,7 +217,7 @@ def find_refused(request: Request, records: Sequence[Record], judge: JudgeOption
 
 
 def _ask(record: Record, judge: JudgeOptions) -> str:
-    """Return the question to a judge, whose quotes no row can close."""
+    """Return the question for a judge; no row can close its quotation marks."""
     texts = {"REQUEST": prompt_text(record), "ANSWER": read_answer(record)}
     mark = choose_mark(*texts.values())
     quoted = "\n".join(quote_text(name, text, mark) for name, text in texts.items())

@@ -1,7 +1,7 @@
 """Data loader ``synthetic``: the real rows of a run, with synthetic training rows added.
 
 The real rows keep their split, and none is replaced. Other ``arm`` values are the controls of the
-ablation: they have equally many rows, so that an epoch has equally many optimizer steps.
+ablation: they have the same number of rows, so an epoch has the same number of optimizer steps.
 """
 
 from __future__ import annotations

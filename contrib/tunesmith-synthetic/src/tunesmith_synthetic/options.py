@@ -86,7 +86,7 @@ class BalanceOptions(Options):
 
     answers: bool = Field(
         default=False,
-        description="Prefer answers with few rows, so that all answers get equally many rows.",
+        description="Prefer answers with few rows, so that all answers get equal numbers of rows.",
     )
     towards: DataPath | None = Field(
         default=None,
@@ -103,7 +103,7 @@ class AblateOptions(Options):
     train: Literal["technique", "classifier"] = Field(
         default="technique",
         description=(
-            "Train with the technique of the run file, or a classifier in seconds, which says "
+            "Train with the run file's technique, or a classifier in seconds, which says "
             "little about the technique."
         ),
     )
@@ -137,7 +137,7 @@ class CardOptions(Options):
 
 
 class GenerationOptions(Options):
-    """A generation file."""
+    """The keys of a generation file, which ``tunesmith data generate`` reads."""
 
     run: DataPath = Field(
         min_length=1,

@@ -34,7 +34,7 @@ PROVENANCE = "synthetic"
 
 @dataclass(frozen=True)
 class Request:
-    """A requested generation."""
+    """A generation file with the plan that it names and its generator."""
 
     options: GenerationOptions
     plan: Plan
@@ -43,12 +43,12 @@ class Request:
 
     @property
     def folder(self) -> Path:
-        """The folder to write."""
+        """Folder for the generated rows, the journal and the card."""
         return Path(self.options.out)
 
     @property
     def seed(self) -> int:
-        """The seed of the generation."""
+        """The seed in the generation file, otherwise the run's."""
         return self.plan.run.seed if self.options.seed is None else self.options.seed
 
     @cached_property
@@ -79,7 +79,7 @@ class Request:
         return found() if found else None
 
     def generator_task(self) -> GeneratorTask:
-        """Return the input of the generator."""
+        """Return what a generator gets: the task, the number of rows and the baselines."""
         return GeneratorTask(
             task=self.task, count=self.options.count, folder=self.folder, solve=self.solve
         )

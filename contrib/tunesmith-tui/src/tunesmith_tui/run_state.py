@@ -37,7 +37,7 @@ MAIN_CURVES = (LOSS, SPEED, MEMORY, NORM, RATE)
 
 @dataclass
 class Stage:
-    """The training of a stage."""
+    """What the dashboard knows about the training of a stage: curves, tokens, seconds, step."""
 
     curves: dict[str, Series] = field(default_factory=dict)
     """Curves over the steps by name, those of :data:`MAIN_CURVES` first."""
@@ -48,7 +48,7 @@ class Stage:
     latest: deque[tuple[int, int, float]] = field(default_factory=lambda: deque(maxlen=MAX_LATEST))
     """Number, tokens and seconds of the latest steps, which a resumed run may repeat."""
     memory: int = 0
-    """The highest memory of any step."""
+    """The highest memory of any step, in bytes."""
     step: int = 0
     steps: int = 0
 
@@ -109,7 +109,7 @@ class RunState:
         self.phases: list[tuple[str, float]] = []
         """Name and seconds of the latest finished phases."""
         self.phase = ""
-        """The phase that is in progress."""
+        """Name of the phase in progress; empty between two phases."""
         self.first_batches: dict[str, FirstBatch] = {}
         self.lines = 0
         self.damaged: list[int] = []
@@ -137,7 +137,7 @@ class RunState:
 
     @property
     def seconds(self) -> float:
-        """The time that all finished parts took, or the training so far."""
+        """Seconds of the finished parts or of the training so far, whichever is more."""
         parts = sum(self.report.part_seconds.values())
         return max(parts, self.training_seconds)
 

@@ -18,7 +18,7 @@ POSITIONS_AT_ONCE = 4
 
 
 class Worker:
-    """A model that is loaded into vLLM."""
+    """Loads a model into vLLM, and answers the requests of the exporting process."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         import torch

@@ -37,7 +37,7 @@ MIN_PROBABILITY = 0.5
 
 @dataclass(frozen=True)
 class PredictionWay:
-    """A method to predict a field."""
+    """How a field is predicted: by a classifier, by copying from the prompt, or by both."""
 
     kind: str | None
     """The feature set of the classifier, or None if no classifier is used."""
@@ -69,7 +69,7 @@ class FieldRows:
     rows: RowsByKind
     values: Sequence[str]
     marked: Sequence[str]
-    """The values, with a marker in place of each one that is among the candidates."""
+    """The values, with a marker instead of each one that is among the candidates."""
 
     def take(self, chosen: NDArray[np.int64]) -> FieldRows:
         """Return only the rows with these indices."""

@@ -19,7 +19,7 @@ class PromptOptions(Options):
         [],
         description=(
             "Prompts to try, one per file. A text file contains the system prompt. A TOML file has "
-            "`system`, `user` (with {prompt} in place of the question) and `shots`, a list of "
+            "`system`, `user` (where {prompt} stands for the question) and `shots`, a list of "
             "tables with `user` and `assistant`."
         ),
         json_schema_extra={"path": True},
@@ -36,7 +36,7 @@ class PromptOptions(Options):
 
 @dataclass(frozen=True)
 class PromptBaseline:
-    """The base model with the user's prompts."""
+    """Prompts the base model with the user's prompt files, one variant per file."""
 
     options: PromptOptions
 

@@ -16,13 +16,13 @@ from tunesmith_evidence.tasks.examples import Example
 KEYS = {"system", "user", "shots"}
 _HINT = (
     "write a text file with the system prompt, or a TOML file with `system`, `user` (with {prompt} "
-    "in place of the question) and `shots`"
+    "for the question) and `shots`"
 )
 
 
 @dataclass(frozen=True)
 class UserPrompt:
-    """A prompt that a user wrote."""
+    """A prompt file: system prompt, template of the user turn, and worked examples."""
 
     system: str | None = None
     user: str = QUESTION_TEMPLATE

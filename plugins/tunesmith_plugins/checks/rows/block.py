@@ -42,7 +42,7 @@ class Block:
 
     @cached_property
     def codes(self) -> Codes:
-        """The code points of all texts."""
+        """Code points of all texts, each followed by a line break."""
         return np.frombuffer(self._text.encode("utf-32-le", "surrogatepass"), np.uint32)
 
     @cached_property

@@ -47,7 +47,7 @@ class ExpectedDifference:
 
     @property
     def text(self) -> str:
-        """The advantage with its interval."""
+        """The advantage and its interval, such as ``+0.120 [+0.050, +0.190]``."""
         return format_estimate(self.value, self.low, self.high, signed=True)
 
 

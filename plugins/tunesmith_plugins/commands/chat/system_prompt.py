@@ -1,4 +1,4 @@
-"""Find the system prompt of the training data, from the test rows of a run."""
+"""Infer the training data's system prompt from a run's test rows."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def read_sample_log(path: Path) -> RunResults:
         raise UsageError(
             f"{path}: is not a sample log: {type(error).__name__}: {error}",
             hint="give samples_TASK_DATE.jsonl or results_DATE.json of `lm_eval --log_samples`, or "
-            "a log of inspect (.eval or .json)",
+            "an inspect log (.eval or .json)",
         ) from None
     if not columns:
         raise UsageError(

@@ -40,7 +40,7 @@ def against_options(function: FC) -> FC:
         "encoder_name",
         metavar="NAME",
         help="With --against: compare meanings by this installed encoder, not character n-grams. "
-        "Default: [encoder] of the run file.",
+        "Default: [encoder] in the run file.",
     )(function)
     return click.option(
         "--against",

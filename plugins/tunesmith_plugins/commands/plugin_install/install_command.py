@@ -34,7 +34,7 @@ PROGRAM = "import sys; sys.argv[0] = 'tunesmith'; from tunesmith_cli import main
 @click.option(
     "--allow-moves",
     is_flag=True,
-    help="Allow changes to the versions of torch, transformers or peft.",
+    help="Allow other versions of torch, transformers or peft.",
 )
 @click.option("--no-check", is_flag=True, help="Skip the conformance kit.")
 @common_options
@@ -42,7 +42,7 @@ def command(requirements: tuple[str, ...], allow_moves: bool, no_check: bool) ->
     """Install plugins with pip, test them, and uninstall all of them if any fails.
 
     REQUIREMENT is a path, a URL (which may end with #sha256=HASH), or a name with a version, as for
-    pip. The environment variables and the configuration of pip apply. A name without a version is
+    pip. pip's environment variables and configuration apply. A name without a version is
     rejected, and the error names its publisher.
 
     All version changes are computed before anything is installed. Changes to torch, transformers

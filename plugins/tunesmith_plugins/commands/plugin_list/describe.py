@@ -119,7 +119,7 @@ def source_location(function: Any) -> str:
 
 
 REQUIRED, UNSET = "required", "unset"
-"""Shown in place of a default: the option is required, or None, which TOML cannot express."""
+"""Shown instead of a default: the option is required, or None, which TOML cannot express."""
 
 
 def _default_text(info: FieldInfo) -> str:

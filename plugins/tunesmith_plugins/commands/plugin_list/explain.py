@@ -36,13 +36,13 @@ TABLES: dict[str, type[Any]] = {
     "evaluators": EvaluatorOffer,
     "reporters": ReporterOffer,
 }
-"""Tables of the run file where ``use`` names a component, each with the kind of component."""
+"""Run-file tables where ``use`` names a component, each with the kind of component."""
 _EXAMPLES = {"int": "1", "float": "0.1", "bool": "true", "date": "2026-01-31"}
 
 
 @dataclass(frozen=True)
 class Key:
-    """An option of the run file, with its dotted key and the components that define it."""
+    """A run-file option, with its dotted key and the components that define it."""
 
     key: str
     option: dict[str, str]

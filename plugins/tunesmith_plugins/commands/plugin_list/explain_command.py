@@ -1,4 +1,4 @@
-"""``tunesmith explain``: explain a key of the run file, an exit code or an error."""
+"""``tunesmith explain``: explain a run-file key, an exit code or an error."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def complete_keys(
 )
 @result_options
 def command(state: CliState, word: str | None, schema: bool, as_json: bool) -> None:
-    """Explain a key of the run file, an exit code or an error.
+    """Explain a run-file key, an exit code or an error.
 
     For a key, prints type, default, bounds, help, owner and an example. The end of a key is enough:
     rank, adapter.rank and technique.adapter.rank are the same.

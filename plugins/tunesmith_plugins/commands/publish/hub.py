@@ -1,4 +1,4 @@
-"""Functions shared by push and pull: check repository names, and explain errors of the Hub."""
+"""Functions shared by push and pull: check repository names, and explain Hub errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def require_hub_name(name: str) -> None:
 
 @contextmanager
 def explain_errors(repository: str) -> Iterator[None]:
-    """Convert errors of the Hub that are raised in the block to errors with a hint.
+    """Convert Hub errors that are raised in the block to errors with a hint.
 
     Raises:
         UsageError: the repository does not exist, or is private.

@@ -58,7 +58,7 @@ STYLES = {"ok": "good", "failed": "bad", "damaged": "bad", "running": "strong"}
     "--unlock",
     type=click.Path(path_type=Path),
     metavar="RUN",
-    help="Release the lock of this run folder, whose machine died.",
+    help="Release the lock that a dead machine left on this run folder.",
 )
 @result_options
 def command(  # noqa: PLR0913 - one parameter for each option of the command line

@@ -30,7 +30,7 @@ from tunesmith_plugins.commands.runs.ignore_signals import ignore_stop_signals_a
 @click.option(
     "--strict",
     is_flag=True,
-    help="Exit with code 6 on a warning before training, or a verdict against the tuned model.",
+    help="Exit with code 6 on a warning before training, or any verdict but FINE-TUNE.",
 )
 @start_options
 def command(  # noqa: PLR0913 - one parameter for each option of the command line

@@ -47,7 +47,7 @@ class ApiModel(BaseModel):
 
 
 class StreamOptions(ApiModel):
-    """The options of a streamed answer."""
+    """``stream_options`` of a request, which OpenAI's clients may send."""
 
     include_usage: bool = False
     include_obfuscation: bool = False
@@ -68,7 +68,7 @@ class GenerationRequest(ApiModel):
 
     @property
     def stop_words(self) -> tuple[str, ...]:
-        """The texts that end an answer."""
+        """The texts in ``stop``; each of them ends an answer."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
     @property
@@ -88,7 +88,7 @@ class GenerationRequest(ApiModel):
 
 
 class ApiMessage(ApiModel):
-    """A turn of a conversation."""
+    """A turn of a conversation, as a client sends it."""
 
     role: ROLES
     content: str | list[dict[str, str]] | None = None
@@ -168,7 +168,7 @@ class CompletionRequest(GenerationRequest):
 
     @property
     def most_tokens(self) -> int | None:
-        """The maximum number of tokens per answer."""
+        """``max_tokens``, or 16 as in OpenAI's API."""
         return self.max_tokens or DEFAULT_COMPLETION_TOKENS
 
     @property

@@ -68,7 +68,7 @@ class Engine(Protocol):
 
     @property
     def is_empty(self) -> bool:
-        """Return True if no job is running or waiting."""
+        """True if no job is running or waiting."""
         ...
 
     def step(self) -> Sequence[tuple[Job, Piece]]:
@@ -87,7 +87,7 @@ class Engine(Protocol):
 
 @dataclass(eq=False)
 class _Running:
-    """A job in the batch."""
+    """A job, its sequence in the batch, and the text decoded so far."""
 
     job: Job
     sequence: RunningSequence
@@ -169,7 +169,7 @@ class BatchedEngine(Engine):
 
     @property
     def is_empty(self) -> bool:
-        """Return True if no job is running or waiting."""
+        """True if no job is running or waiting."""
         return self._batch.is_empty
 
     @property
@@ -304,7 +304,7 @@ class CallingEngine(Engine):
 
     @property
     def is_empty(self) -> bool:
-        """Return True if no job is waiting."""
+        """True if no job is waiting."""
         return not self._waiting
 
     @property

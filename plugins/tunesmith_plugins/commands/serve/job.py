@@ -53,7 +53,7 @@ Text = Callable[[Sequence[int], bool], str]
 
 @dataclass(frozen=True, kw_only=True)
 class ChoiceInput:
-    """The input for generating a single answer."""
+    """What an engine needs for one answer: prompt or token ids, sampling and limits."""
 
     index: int
     prompt: Prompt
@@ -118,7 +118,7 @@ class Channel:
 
 @dataclass(eq=False)
 class Job:
-    """An answer that is being generated."""
+    """An answer in progress: its input, and the channel that its pieces go to."""
 
     choice: ChoiceInput
     channel: Channel

@@ -50,7 +50,7 @@ class ModelThread:
 
     @property
     def is_alive(self) -> bool:
-        """Return True if the thread is running."""
+        """True if the thread is running."""
         return self._thread.is_alive()
 
     def submit(self, model: str, engine: Engine, jobs: Sequence[Job]) -> None:

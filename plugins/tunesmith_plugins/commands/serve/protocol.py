@@ -32,7 +32,7 @@ class PunctualProtocol(H11Protocol):
 
     @property
     def awaits_client(self) -> bool:
-        """Return True if the connection has no complete request to answer."""
+        """True if the connection has no complete request to answer."""
         return self._late is not None or self.cycle.more_body
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

@@ -52,7 +52,7 @@ class OpenRequest:
     """The rule that decides which answers a person must check, if the run chose one."""
 
     def to_answer(self) -> ServedAnswer:
-        """Return the answer as extensions observe it."""
+        """Return the finished answer in the form that serve extensions receive."""
         choices = [[p for p in self.pieces if p.index == n] for n in range(len(self.jobs))]
         ends = [pieces[-1] if pieces else None for pieces in choices]
         return ServedAnswer(

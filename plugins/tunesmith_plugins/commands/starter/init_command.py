@@ -48,7 +48,7 @@ OWN_FILE = ("data", "model", "loader", "encoding", "sheet", "completion", "promp
     "--from",
     "configuration",
     type=click.Path(path_type=Path),
-    help="Translate a configuration of axolotl or LLaMA-Factory (YAML).",
+    help="Translate an axolotl or LLaMA-Factory config (YAML).",
 )
 @click.option(
     "--recipe",

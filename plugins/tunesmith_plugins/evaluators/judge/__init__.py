@@ -232,7 +232,7 @@ def review(plan: Plan) -> Iterator[Finding]:
 
 JUDGE = EvaluatorOffer(
     name="judge",
-    summary="how often a judge model prefers the answer to that of another model, in both orders",
+    summary="how often a judge model prefers the answer to another model's, in both orders",
     config=JudgeOptions,
     build=Judge,
     metrics=(METRIC, EQUAL_LENGTH, ANSWER_TOKENS),

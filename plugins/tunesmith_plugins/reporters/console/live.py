@@ -346,7 +346,7 @@ class LiveReporter:
 
     @property
     def _spinner(self) -> str:
-        """Return a character that changes with each redraw, to show that the run is alive."""
+        """A character that changes with each redraw, to show that the run is alive."""
         frame = int(time.monotonic() * REFRESHES_PER_SECOND)
         return self._spinner_frames[frame % len(self._spinner_frames)]
 
@@ -357,6 +357,6 @@ class LiveReporter:
 
     @property
     def _bar_width(self) -> int:
-        """Return the width of the bar, leaving room for the label and the count."""
+        """The width of the bar, leaving room for the label and the count."""
         room = self._console.width - INDENT - self._label_width - COUNT_WIDTH - 2
         return min(MAX_BAR_WIDTH, max(MIN_BAR_WIDTH, room))

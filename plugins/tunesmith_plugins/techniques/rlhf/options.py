@@ -81,7 +81,7 @@ class PolicyStage(PolicyOptions):
     @model_validator(mode="before")
     @classmethod
     def _refuse_backend(cls, table: Any) -> Any:
-        """Reject the removed keys of TRL's trainers, and name the techniques to use instead."""
+        """Reject removed keys for TRL trainers, and name the techniques to use instead."""
         for key in ("backend", "vllm"):
             if isinstance(table, dict) and key in table:
                 raise ValueError(

@@ -136,7 +136,7 @@ SAMPLES: tuple[list[int], ...] = (
     [], [0], [4, -3, 120, 7, 10, 33, 8, 0, -40], [1, 3, 5], [-2, -9], [200, 30, 99, 100],
     [9], [10], [99], [100], [2, 4], [-20], [-7, -9], [0, 5], [150, 101, -120],
 )  # fmt: skip
-"""Lists that tell every two of the functions apart, also where only a limit is off by one."""
+"""Lists that distinguish any two of the functions, also where only a limit is off by one."""
 
 
 def make_row(start: str, name: str, request: str) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Generate the rows of this recipe: ``python generate.py`` writes train.jsonl and test.jsonl.
 
-A row is a clause of an invented contract and its type. Test clauses are other sentences than
+A row is a clause of an invented contract and its type. Test clauses differ from
 training clauses, with other parties.
 """
 

@@ -34,7 +34,7 @@ STYLES = {"helped": "good", "not shown": "warning", "harmed": "bad"}
 )
 @result_options
 def command(state: CliState, file: Path, dry_run: bool, only: str | None, as_json: bool) -> None:
-    """Measure whether generated rows help: three arms with equally many optimizer steps.
+    """Measure whether generated rows help: three arms with the same number of steps.
 
     The arms are the real rows, real rows upsampled to the same answers, and the real rows with the
     synthetic ones, each with several seeds. The rows helped if the model is better than with both

@@ -87,7 +87,7 @@ class EndpointGenerator:
         if not (isinstance(prompt, str) and isinstance(answer, str)):
             return "the answer does not follow the schema"
         if request.label is not None and answer != request.label:
-            return "the answer has another label than requested"
+            return "the answer does not have the requested label"
         row = Completion(source=f"request {request.key}", prompt=prompt, completion=answer)
         return GeneratedRow(record=row, parent=request.parent, model=model, details=details)
 

@@ -32,14 +32,14 @@ def read_pool(path: Path, count: int, seed: int) -> Pool:
 
 
 def shuffle_rows(count: int, seed: int) -> list[int]:
-    """Return the numbers of so many rows in random order."""
+    """Return the numbers from 0 to ``count - 1`` in random order."""
     order = list(range(count))
     Random(seed).shuffle(order)
     return order
 
 
 def with_answer(record: Completion | Chat, answer: str) -> Record:
-    """Return a row of a pool with an answer in place of its placeholder."""
+    """Return a row of a pool with an answer instead of its placeholder."""
     if isinstance(record, Completion):
         return replace(record, completion=answer)
     return replace(record, messages=(*record.messages[:-1], Message("assistant", answer)))

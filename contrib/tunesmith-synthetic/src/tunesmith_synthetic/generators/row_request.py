@@ -90,13 +90,13 @@ class EndpointOptions(Options):
         return self
 
     def price(self, prompt_tokens: int, answer_tokens: int) -> float:
-        """Return the price of so many tokens."""
+        """Return the price of a request, whose prices per million tokens are in the options."""
         return (prompt_tokens * self.prompt_price + answer_tokens * self.answer_price) / 1e6
 
 
 @dataclass(frozen=True)
 class RowRequest:
-    """A request for one row."""
+    """The body of a request to the endpoint, and the parent row it was made from."""
 
     body: Mapping[str, Any]
     parent: int | None

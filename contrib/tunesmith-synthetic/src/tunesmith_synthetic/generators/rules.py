@@ -3,7 +3,7 @@
 - ``punctuation``: insert punctuation marks between words, as in Karimi et al. 2021, *AEDA*.
 - ``typos``: swap, drop or double a letter inside a long word.
 - ``casing``: all lower case, or no capital at the start.
-- ``slots``: put another value of a list in place of a value. If the answer has the value too, the
+- ``slots``: replace a value by another one of its list. If the answer has the value too, the
   answer changes in the same way. Without lists, the values are those that JSON answers copy. Values
   that also occur elsewhere, or in another case, are not replaced.
 

@@ -37,7 +37,7 @@ BAR = 30
 
 @dataclass(frozen=True)
 class Compared:
-    """The comparison of two runs."""
+    """Two runs: options that differ, paired differences, and obstacles to comparing them."""
 
     names: tuple[str, str]
     options: Mapping[str, tuple[Any, Any]]

@@ -1,4 +1,4 @@
-"""Translate a configuration of axolotl (``axolotl train FILE``)."""
+"""Translate an axolotl config (the FILE of ``axolotl train FILE``)."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ REFUSED = {
 def translate(
     source: dict[str, Any], folder: Path, recognize: FindLoader
 ) -> tuple[dict[str, Any], list[Outcome]]:
-    """Return the keys of the run file, and an outcome for each key of the configuration."""
+    """Return the run-file keys, and an outcome for each key of the config."""
     t = Translation(source)
     t.set("base_model", "model.base", str(t.get("base_model", "")))
     if t.is_on("revision_of_model"):
@@ -135,7 +135,7 @@ def _translate_template(t: Translation) -> None:
     if all("liger" in name or "cut_cross_entropy" in name for name in plugins):
         t.ignore("plugins", "these only affect speed and memory")
     else:
-        t.refuse("plugins", "plugins of axolotl do not work with tunesmith")
+        t.refuse("plugins", "axolotl plugins do not work with tunesmith")
 
 
 def _translate_method(t: Translation) -> None:

@@ -1,4 +1,4 @@
-"""Translate a configuration of LLaMA-Factory (``llamafactory-cli train FILE``)."""
+"""Translate a LLaMA-Factory config (the FILE of ``llamafactory-cli train FILE``)."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ REFUSED = {
 def translate(
     source: dict[str, Any], folder: Path, recognize: FindLoader
 ) -> tuple[dict[str, Any], list[Outcome]]:
-    """Return the keys of the run file, and an outcome for each key of the configuration."""
+    """Return the run-file keys, and an outcome for each key of the config."""
     t = Translation(source)
     t.set("model_name_or_path", "model.base", str(t.get("model_name_or_path", "")))
     if t.get("model_revision", "main") != "main":

@@ -16,11 +16,11 @@ from tunesmith_plugins.commands.starter.translate.translation import FindLoader,
 
 MAX_FILE_BYTES = 1_000_000
 TABLES = ("run", "model", "data", "technique")
-"""Tables of the run file, in order."""
+"""The run file's tables, in order."""
 
 
 def translate_file(path: Path, recognize: FindLoader) -> tuple[str, dict[str, Any], list[Outcome]]:
-    """Return the name of the tool, the tables of the run file, and the outcome of each key.
+    """Return the name of the tool, the run file's tables, and the outcome of each key.
 
     Raises:
         UsageError: the file cannot be read, or is not from a known tool.
@@ -32,7 +32,7 @@ def translate_file(path: Path, recognize: FindLoader) -> tuple[str, dict[str, An
         tool, translate = "axolotl", axolotl.translate
     else:
         raise UsageError(
-            f"{path}: not a configuration of axolotl (has no base_model) or LLaMA-Factory (has no "
+            f"{path}: neither an axolotl config (no base_model) nor a LLaMA-Factory config (no "
             "model_name_or_path)",
             hint="add the missing key, or write a run file with `tunesmith init`",
         )
@@ -64,7 +64,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def nest_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
-    """Return dotted keys as nested tables, in the order of the run file."""
+    """Return dotted keys as nested tables, in the run file's order."""
     tables: dict[str, Any] = {name: {} for name in TABLES}
     for key, value in keys.items():
         *path, last = key.split(".")
@@ -78,8 +78,8 @@ def nest_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_toml(name: str, tool: str, tables: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
-    """Return the text of the run file, with comments about the keys that are not translated."""
-    lines = [f"# Translated from {one_line(name)}, a configuration of {tool}."]
+    """Return the run file's text, with comments about the keys that are not translated."""
+    lines = [f"# Translated from {one_line(name)}, a config file for {tool}."]
     missing = [outcome for outcome in outcomes if outcome.state == "not translated"]
     if missing:
         lines.append("# NOT translated, although it may affect what is learned:")

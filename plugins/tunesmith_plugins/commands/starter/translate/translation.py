@@ -31,7 +31,7 @@ class Outcome:
 
 @dataclass
 class Translation:
-    """Collects keys of the run file, and an outcome for each key of the source."""
+    """Collects run-file keys, and an outcome for each key of the source."""
 
     source: Mapping[str, Any]
     keys: dict[str, Any] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class Translation:
         return default
 
     def set(self, key: str, target: str, value: Any) -> None:
-        """Set a key of the run file, as the translation of a source key or of its default."""
+        """Set a run-file key, as the translation of a source key or of its default."""
         self.keys[target] = value
         state: Literal["translated", "default"] = "translated"
         if self.source.get(key) is None:
