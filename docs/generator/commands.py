@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import ast
+import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -47,11 +48,13 @@ def command_page() -> Iterator[str]:
 
 
 def contrib_commands(folder: Path) -> Iterator[str]:
-    """Yield the names of a distribution's commands, read from its sources."""
-    for path in folder.glob("src/*/__init__.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "CommandOffer":
-                yield from (ast.literal_eval(k.value) for k in node.keywords if k.arg == "name")
+    """Yield the names of a distribution's commands, which its light plugin object has."""
+    for source in folder.glob("src/*/__init__.py"):
+        sys.path.insert(0, str(source.parents[1]))
+        plugin = getattr(import_module(source.parent.name), "PLUGIN", None)
+        sys.path.pop(0)
+        for offer in getattr(plugin, "tunesmith_commands", list)():
+            yield offer.name
 
 
 def shared_command() -> click.Command:
