@@ -27,6 +27,7 @@ from tunesmith.records import (
     find_features,
     is_immutable,
     last_exchange,
+    prompt_text,
     to_answer,
 )
 from tunesmith_data.text import content_key
@@ -201,3 +202,9 @@ def test_labels_are_a_part_of_the_content() -> None:
 )
 def test_an_answer_is_text_if_it_is_nothing_else(message: Message, is_text: bool) -> None:
     assert to_answer(message) == ("a" if is_text else message)
+
+
+def test_the_text_of_a_prompt_shows_media_as_their_repr() -> None:
+    text = prompt_text(PICTURES[0].messages)
+    assert text.startswith("Its capital?Picture(country=") and "\n" in text
+    assert prompt_text("plain") == "plain"

@@ -10,27 +10,25 @@ import test_families
 import test_masks
 import test_training
 
-from tunesmith_torch.data.tokenization import TextSpan
 from tunesmith_vision.features import FeatureTable, ImageEncoder
 from tunesmith_vision.vlm import ModelTower
 
 
 def test_labels_on_placeholders_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    pieces = ImageEncoder._pieces
+    """The ids of images move from the prompt to the answer, whose tokens are labels."""
+    encode = ImageEncoder.encode
 
-    def mark(self: Any, span: TextSpan) -> list[TextSpan]:
-        return pieces(self, span._replace(trained=False))
+    def move(self: Any, rows: Any) -> list[list[list[int]]]:
+        encoded = encode(self, rows)
+        for spans, ids in zip(rows, encoded, strict=True):
+            places = [at for at, span in enumerate(spans) if span.trained]
+            for at in range(places[0]) if places else ():
+                moved = [i for i in ids[at] if i >= self.table.vocabulary]
+                ids[at] = [i for i in ids[at] if i < self.table.vocabulary]
+                ids[places[0]] = [*ids[places[0]], *moved]
+        return encoded
 
-    def build(spans: Any, ids: Any) -> Any:
-        return original(
-            [s._replace(trained=s.trained or "\U00100000" in s.text) for s in spans], ids
-        )
-
-    from tunesmith_torch.data import tokenized_records
-
-    original = tokenized_records.build_example
-    monkeypatch.setattr(ImageEncoder, "_pieces", mark)
-    monkeypatch.setattr(tokenized_records, "build_example", build)
+    monkeypatch.setattr(ImageEncoder, "encode", move)
     with pytest.raises(AssertionError, match="an image token is a label"):
         test_masks.test_no_label_is_on_an_image_in_any_position_and_turn()
 

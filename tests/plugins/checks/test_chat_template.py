@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pictures import PICTURES
 
 from tunesmith.catalog import Catalog
 from tunesmith.config import run_file
@@ -150,6 +151,15 @@ REASONING = Completion(source="rows:5", prompt="Who?", completion="<think>hm</th
 def test_rows_that_the_template_writes_are_no_finding(tmp_path: Path) -> None:
     rows = [*PAIR, *WITH_SYSTEM, *TURNS, *CHOICE, REASONING]
     assert review(plan(chat_model(tmp_path, CHATML)), rows, rows) == []
+
+
+def test_rows_with_media_are_left_to_the_technique(tmp_path: Path) -> None:
+    rows = [*PICTURES, *PAIR]
+    assert review(plan(chat_model(tmp_path, CHATML)), rows, [*PICTURES]) == []
+    wrong = [*PICTURES, *WITH_SYSTEM]
+    refusing = NO_SYSTEM.replace("BODY", "{{ raise_exception('no system') }}")
+    (finding,) = review(plan(chat_model(tmp_path, refusing)), wrong, [])
+    assert "1 row" in finding.message
 
 
 def test_reasoning_after_a_prompt_without_it_is_refused(tmp_path: Path) -> None:

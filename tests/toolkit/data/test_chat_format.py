@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tunesmith.errors import DataError
-from tunesmith.records import Completion
+from tunesmith.records import Completion, Message
 from tunesmith_torch.data.chat_format import ChatFormat
+from tunesmith_torch.data.conversation import RenderedConversation
 from tunesmith_torch.data.example_store import ExampleStoreBuilder
 from tunesmith_torch.data.refusals import HAS_REASONING, REFUSED_BY_TEMPLATE, TEMPLATE_DROPS_MESSAGE
 from tunesmith_torch.data.tokenization import SpanEncoder
@@ -41,6 +42,27 @@ def test_generated_text_is_read_as_rows_have_it(source: str, generated: str, con
     chat = ChatFormat.from_template(encoder, TemplateSource(source))
     assert chat.content_of(generated) == content
     assert chat.reads_reasoning_key == (source == KEYED)
+
+
+SPACED = CHATML.replace(
+    "message['content']", "message['content'].replace('\U00100000', '\U00100000\n')"
+)
+
+
+def test_a_template_may_write_space_around_media_but_must_keep_the_text() -> None:
+    encoder = SpanEncoder.from_tokenizer(build_tiny_tokenizer())
+    asked = Message("user", "First \U00100000 Who?")
+    chat = ChatFormat.from_template(encoder, TemplateSource(SPACED))
+    (rendered,) = chat.render([[asked]], generation=True)
+    assert isinstance(rendered, RenderedConversation)
+    (span,) = chat.prompt_spans(rendered)
+    assert "First \U00100000\n Who?" in span.text
+    lost = CHATML.replace("message['content']", "message['content'].replace('Who?', '')")
+    dropping = ChatFormat.from_template(encoder, TemplateSource(lost))
+    (rendered,) = dropping.render([[asked]], generation=True)
+    assert isinstance(rendered, RenderedConversation)
+    with pytest.raises(DataError, match="skips a message"):
+        dropping.prompt_spans(rendered)
 
 
 @pytest.mark.parametrize("cause", [REFUSED_BY_TEMPLATE, HAS_REASONING, TEMPLATE_DROPS_MESSAGE])

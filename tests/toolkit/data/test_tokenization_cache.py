@@ -19,6 +19,7 @@ from tunesmith.records import Completion, Record, Text
 from tunesmith.storage import Checkpoints, verify_folder
 from tunesmith_torch.data import tokenization_cache
 from tunesmith_torch.data.templates import Template
+from tunesmith_torch.data.tokenization import SpanEncoder
 from tunesmith_torch.data.tokenization_cache import delete_oldest, tokenize_cached
 from tunesmith_torch.data.tokenized_records import TokenizedRecords
 from tunesmith_torch.memory_estimate import token_lengths
@@ -98,6 +99,18 @@ def test_whatever_changes_the_tokens_is_another_entry(calls: list[int], cache: P
         expected = one.tokenize_records(rows, limit, truncate_prompts=truncate)
         assert_equal(tokenized, expected)
         assert len(calls) == 2 * count and len(list(cache.iterdir())) == count
+
+
+class OtherEncoder(SpanEncoder):
+    """An encoder whose ids may depend on anything."""
+
+
+def test_tokens_of_other_encoders_are_not_kept(calls: list[int], cache: Path) -> None:
+    one = template()
+    other = replace(one, encoder=OtherEncoder(**vars(one.encoder)))
+    for _ in range(2):
+        tokenize_cached(other, ROWS, LIMIT)
+    assert calls == [1, 1] and not cache.exists()
 
 
 @pytest.mark.parametrize("file", ["ids.bin", "accounts.json", "MANIFEST.json"])

@@ -78,7 +78,7 @@ class _Row:
     asked: tuple[str, ...]
     """Columns with texts of the user."""
     placeholders: int = 0
-    """Number of placeholders found so far, each of which takes the next image."""
+    """Number of placeholders found so far; each takes the next image."""
 
     def next(self) -> str:
         """Return the mark of the next image in the column."""

@@ -105,11 +105,10 @@ class LiteTower(Tower):
         """Return two layers, whose outputs have about the size of text embeddings."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            projector = nn.Sequential(
-                nn.Linear(self.width, text_width), nn.GELU(), nn.Linear(text_width, text_width)
-            )
+            last = nn.Linear(text_width, text_width)
+            projector = nn.Sequential(nn.Linear(self.width, text_width), nn.GELU(), last)
             with torch.no_grad():
                 sample_NF = functional.relu6(torch.randn(64, self.width))
-                projector[2].weight *= scale / projector(sample_NF).pow(2).mean().sqrt()
-                projector[2].bias.zero_()
+                last.weight *= scale / projector(sample_NF).pow(2).mean().sqrt()
+                last.bias.zero_()
         return projector

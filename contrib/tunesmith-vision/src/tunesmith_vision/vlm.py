@@ -183,7 +183,7 @@ class ModelTower(Tower):
 
     def build_projector(self, text_width: int, scale: float, seed: int) -> nn.Module:
         """Return the model's own projector, trained before."""
-        projector = copy.deepcopy(self._projector).float()
+        projector: nn.Module = copy.deepcopy(self._projector).float()
         projector.load_state_dict(self._projector_state)
         return projector
 
