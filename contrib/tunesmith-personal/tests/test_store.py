@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -118,7 +119,18 @@ def test_a_crash_leaves_the_old_state(
     assert {p.name for p in (tmp_path / "users").glob("bank-*")} == {e.bank for e in before}
 
 
-def test_forgetting_leaves_the_others_and_no_byte_of_the_user(tmp_path: Path) -> None:
+def test_forgetting_leaves_the_others_and_no_byte_of_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with a SQLite that does not overwrite what it deletes, as in most builds."""
+    connect = sqlite3.connect
+
+    def connect_plain(*args: Any, **options: Any) -> sqlite3.Connection:
+        index = connect(*args, **options)
+        index.execute("PRAGMA secure_delete = OFF")
+        return index
+
+    monkeypatch.setattr(sqlite3, "connect", connect_plain)
     vectors = fill(tmp_path)
     store = Store(tmp_path)
     digest = store.require("user-000004").sha256

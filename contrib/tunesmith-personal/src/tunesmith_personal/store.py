@@ -117,9 +117,8 @@ class Store:
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
-        """Open the index for one transaction; deleted content is overwritten with zeros."""
+        """Open the index for one transaction."""
         with closing(sqlite3.connect(self.folder / INDEX, isolation_level=None)) as index:
-            index.execute("PRAGMA secure_delete = ON")
             index.execute("PRAGMA synchronous = FULL")
             index.execute("BEGIN IMMEDIATE")
             try:
@@ -249,7 +248,7 @@ class Store:
             index.execute("DELETE FROM users WHERE user = ?", (user,))
         self.remove_unused_banks()
         with closing(sqlite3.connect(self.folder / INDEX)) as index:
-            index.execute("VACUUM")
+            index.execute("VACUUM")  # otherwise deleted names stay in free pages
 
     def remove_unused_banks(self) -> None:
         """Delete the banks that no user refers to, such as those of an interrupted command."""
