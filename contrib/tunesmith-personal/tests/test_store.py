@@ -107,12 +107,10 @@ def test_a_crash_leaves_the_old_state(
     name = "_write_bank" if when == "bank" else "_write"
     with monkeypatch.context() as patch:
         patch.setattr(Store, name, crash)
-        for change in (
-            lambda: store.add([Entry(user="new", note="", rows=5)], {"new": torch.ones(40)}),
-            lambda: store.forget("user-000001"),
-        ):
-            with pytest.raises(KeyboardInterrupt):
-                change()
+        with pytest.raises(KeyboardInterrupt):
+            store.add([Entry(user="new", note="", rows=5)], {"new": torch.ones(40)})
+        with pytest.raises(KeyboardInterrupt):
+            store.forget("user-000001")
     assert store.entries() == before
     assert all(torch.equal(store.vector(e), vectors[e.user]) for e in before)
     Store.create(tmp_path, META)
@@ -126,7 +124,7 @@ def test_forgetting_leaves_the_others_and_no_byte_of_the_user(
     connect = sqlite3.connect
 
     def connect_plain(*args: Any, **options: Any) -> sqlite3.Connection:
-        index = connect(*args, **options)
+        index: sqlite3.Connection = connect(*args, **options)
         index.execute("PRAGMA secure_delete = OFF")
         return index
 

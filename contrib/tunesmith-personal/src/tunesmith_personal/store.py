@@ -34,15 +34,13 @@ from tunesmith.storage import write_atomic
 from tunesmith.text import one_line, suggest_name
 
 FOLDER, INDEX, TENSOR = "users", "index.sqlite", "vectors"
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS users (
-    user TEXT PRIMARY KEY, note TEXT NOT NULL, rows INTEGER NOT NULL, steps INTEGER NOT NULL,
-    first_loss REAL, best_loss REAL, bank TEXT, place INTEGER, sha256 TEXT,
-    served TEXT, probability REAL
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS banks ON users (bank, place);
-"""
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS users (user TEXT PRIMARY KEY, note TEXT NOT NULL, rows INTEGER, "
+    "steps INTEGER, first_loss REAL, best_loss REAL, bank TEXT, place INTEGER, sha256 TEXT, "
+    "served TEXT, probability REAL) WITHOUT ROWID",
+    "CREATE INDEX IF NOT EXISTS banks ON users (bank, place)",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +100,7 @@ class Store:
         folder = run / FOLDER
         folder.mkdir(exist_ok=True, mode=0o700)
         with closing(sqlite3.connect(folder / INDEX)) as index, index:
-            index.executescript(_SCHEMA)
+            index.executescript(";".join(_SCHEMA))
         store = cls(run)
         with store._write() as index:
             known = dict(index.execute("SELECT key, value FROM meta"))
