@@ -29,7 +29,7 @@ from tunesmith.storage import Checkpoints
 from tunesmith_personal.options import PersonalOptions
 from tunesmith_personal.technique import SHARED_ADAPTER, Personal, UserTrainer, group_by_user
 
-ROWS, EPOCHS = 12, 2
+ROWS, EPOCHS = 12, 4
 WORDS = ["invoice", "password", "parking", "travel", "laptop", "badge", "printer", "phone"]
 
 

@@ -52,10 +52,10 @@ def make_rows(users: int = 20, count: int = 40, shuffled: int = 0) -> list[dict[
 
 
 def make_records(rows: Sequence[dict[str, str]]) -> list[Completion]:
-    columns = ("prompt", "completion", "group")
+    named = (tuple(row[key] for key in ("prompt", "completion", "user")) for row in rows)
     return [
-        Completion(source=f"rows:{n}", **dict(zip(columns, row.values(), strict=True)))
-        for n, row in enumerate(rows, 1)
+        Completion(source=f"rows:{n}", prompt=prompt, completion=answer, group=user)
+        for n, (prompt, answer, user) in enumerate(named, 1)
     ]
 
 

@@ -93,9 +93,9 @@ def test_the_least_recently_used_adapters_are_removed(
     extension, load = extend(finished, resident=8), load_shared(finished)
     users = [e.user for e in Store(finished).entries() if e.has_adapter][:12]
     served: dict[str, Any] = {}
-    names = {}
+    names: dict[str, str] = {}
     for user in [*users[:8], users[0], *users[8:], users[0], users[1]]:
-        names[user] = extension.choose(request(user))
+        names[user] = str(extension.choose(request(user)))
         for name, model in extension.change_models(load).items():
             served[name] = model
             if model is None:

@@ -29,7 +29,7 @@ CACHES = ("tokens", "vectors.sqlite")
 
 @dataclass(frozen=True)
 class UserTexts:
-    """Texts that only this user's rows have, in the forms in which files may contain them."""
+    """Texts that only this user's rows have, as plain text, JSON and HTML."""
 
     needles: tuple[str, ...]
 

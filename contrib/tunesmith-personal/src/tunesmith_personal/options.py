@@ -17,14 +17,14 @@ UNSUPPORTED = ("dropout", "modules_to_save", "target_parameters", "use_dora")
 class UserOptions(Options):
     """The ``users`` table: how each user's own adapter is trained."""
 
-    learning_rate: float = Field(2e-3, gt=0, le=1, description="Peak learning rate.")
-    epochs: float = Field(10.0, gt=0, le=1000, description="Maximum passes over a user's rows.")
-    batch_size: int = Field(8, ge=1, le=65536, description="Rows per optimizer step of a user.")
+    learning_rate: float = Field(default=2e-3, gt=0, le=1, description="Peak learning rate.")
+    epochs: float = Field(default=10.0, gt=0, le=1000, description="Passes over a user's rows.")
+    batch_size: int = Field(default=8, ge=1, le=65536, description="Rows per optimizer step.")
     min_rows: int = Field(
-        4, ge=1, description="Users with fewer training rows keep the shared adapter."
+        default=4, ge=1, description="Users with fewer training rows keep the shared adapter."
     )
     pull: float = Field(
-        0.1,
+        default=0.1,
         ge=0,
         description=(
             "Strength of the pull towards the shared adapter. Each step shrinks the difference by "
@@ -32,7 +32,7 @@ class UserOptions(Options):
         ),
     )
     patience: int = Field(
-        2,
+        default=2,
         ge=1,
         description=(
             "Stop a user's training after this many epochs without a lower loss on the user's "
@@ -40,7 +40,7 @@ class UserOptions(Options):
         ),
     )
     together: bool = Field(
-        True,
+        default=True,
         description=(
             "Train several users in one pass if this machine computes each row independently of "
             "the others. The results have the same bits as with `false`, in less time."
@@ -62,9 +62,7 @@ class PersonalOptions(SupervisedOptions):
         default_factory=_small_adapter,
         description="The shared adapter, and every user's adapter, which starts as its copy.",
     )
-    users: UserOptions = Field(
-        default_factory=lambda: UserOptions(), description="The users' adapters."
-    )
+    users: UserOptions = Field(default_factory=UserOptions, description="The users' adapters.")
 
     @property
     def adaptation(self) -> Adaptation:
@@ -85,7 +83,7 @@ class PerUserOptions(Options):
     """Options of ``per-user``."""
 
     validation_size: Share = Field(
-        0.2, description="Share of each user's other rows that are validation rows."
+        default=0.2, description="Share of each user's other rows that are validation rows."
     )
 
 
@@ -96,7 +94,7 @@ class EvidenceOptions(Options):
     """Options of the evaluator ``user-gain``."""
 
     baselines: list[Baseline] = Field(
-        ["shared", "shared-retrieval", "base-retrieval", "classifier"],
+        default=["shared", "shared-retrieval", "base-retrieval", "classifier"],
         min_length=1,
         description=(
             "What a user's adapter must beat: the shared adapter; the shared adapter or the base "
@@ -104,9 +102,9 @@ class EvidenceOptions(Options):
             "model's hidden states, trained on the user's rows."
         ),
     )
-    k: int = Field(8, ge=1, le=64, description="Number of the user's rows in a prompt.")
+    k: int = Field(default=8, ge=1, le=64, description="Number of the user's rows in a prompt.")
     probability: float = Field(
-        0.95,
+        default=0.95,
         ge=0.5,
         lt=1,
         description=(

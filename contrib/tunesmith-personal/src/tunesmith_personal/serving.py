@@ -27,23 +27,23 @@ class PersonalServingOptions(Options):
     """Table ``[users]`` of the server's extensions."""
 
     run: str = Field(
-        "",
+        default="",
         description="Folder of the run whose users are served; the same run that `serve` opens.",
         json_schema_extra={"path": True},
     )
     header: str = Field(
-        "x-tunesmith-user",
+        default="x-tunesmith-user",
         description="Header with the user's name, which your proxy must set and clients must not.",
     )
     serve: Literal["judged", "all"] = Field(
-        "judged",
+        default="judged",
         description=(
             "judged: a user gets the own adapter only if the evaluator `user-gain` decided so. "
             "all: every user with an own adapter gets it."
         ),
     )
     resident: int = Field(
-        64,
+        default=64,
         ge=8,
         le=100_000,
         description="Maximum number of adapters in memory; the least recently used is removed.",

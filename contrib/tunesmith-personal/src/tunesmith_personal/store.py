@@ -34,15 +34,13 @@ from tunesmith.storage import write_atomic
 from tunesmith.text import one_line, suggest_name
 
 FOLDER, INDEX, TENSOR = "users", "index.sqlite", "vectors"
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS users (
-    user TEXT PRIMARY KEY, note TEXT NOT NULL, rows INTEGER NOT NULL, steps INTEGER NOT NULL,
-    first_loss REAL, best_loss REAL, bank TEXT, place INTEGER, sha256 TEXT,
-    served TEXT, probability REAL
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS banks ON users (bank, place);
-"""
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS users (user TEXT PRIMARY KEY, note TEXT NOT NULL, rows INTEGER, "
+    "steps INTEGER, first_loss REAL, best_loss REAL, bank TEXT, place INTEGER, sha256 TEXT, "
+    "served TEXT, probability REAL) WITHOUT ROWID",
+    "CREATE INDEX IF NOT EXISTS banks ON users (bank, place)",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +100,7 @@ class Store:
         folder = run / FOLDER
         folder.mkdir(exist_ok=True, mode=0o700)
         with closing(sqlite3.connect(folder / INDEX)) as index, index:
-            index.executescript(_SCHEMA)
+            index.executescript(";".join(_SCHEMA))
         store = cls(run)
         with store._write() as index:
             known = dict(index.execute("SELECT key, value FROM meta"))
@@ -117,9 +115,8 @@ class Store:
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
-        """Open the index for one transaction; deleted content is overwritten with zeros."""
+        """Open the index for one transaction."""
         with closing(sqlite3.connect(self.folder / INDEX, isolation_level=None)) as index:
-            index.execute("PRAGMA secure_delete = ON")
             index.execute("PRAGMA synchronous = FULL")
             index.execute("BEGIN IMMEDIATE")
             try:
@@ -249,7 +246,7 @@ class Store:
             index.execute("DELETE FROM users WHERE user = ?", (user,))
         self.remove_unused_banks()
         with closing(sqlite3.connect(self.folder / INDEX)) as index:
-            index.execute("VACUUM")
+            index.execute("VACUUM")  # otherwise deleted names stay in free pages
 
     def remove_unused_banks(self) -> None:
         """Delete the banks that no user refers to, such as those of an interrupted command."""
