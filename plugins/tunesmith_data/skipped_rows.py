@@ -61,7 +61,8 @@ class SkippedRows:
             share = math.ceil(100 * unusable / rows) / 100
             hint = (
                 f"{hints[0] if hints else 'fix these rows'}, or set max_skipped = {share:g} in "
-                f"[data] to use only the other {used:,} of {rows:,} rows"
+                f"[data] (--set data.max_skipped={share:g}) to use only the other {used:,} of "
+                f"{rows:,} rows"
             )
         raise DataError(name, "\n".join([summary, *lines]), hint=hint, skipped=self.skipped)
 

@@ -93,6 +93,7 @@ def render_deployed(
         tools=build_tool_fields(prompt),
         add_generation_prompt=True,
         return_dict=False,
+        tokenizer_kwargs={"verbose": False},  # too long rows are another check's findings
     )
     return ids
 

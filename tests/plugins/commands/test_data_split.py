@@ -81,5 +81,7 @@ def test_what_is_written_is_said(tunesmith: Tunesmith, tmp_path: Path) -> None:
 def test_empty_parts_have_a_file(tunesmith: Tunesmith, tmp_path: Path, part: str) -> None:
     data = tmp_path / "rows.csv"
     write_rows(data, 30, 30)
-    assert tunesmith("data", "split", data, "--out", tmp_path / "parts").exit_code == 0
-    assert (tmp_path / "parts" / f"{part}.jsonl").is_file()
+    done = tunesmith("data", "split", data, "--out", tmp_path / "parts")
+    assert done.exit_code == 0 and (tmp_path / "parts" / f"{part}.jsonl").is_file()
+    advice = f"{part}.jsonl; do not set data.{part}, or split with --{part}-size"
+    assert (advice in done.stdout) == (part == "validation")

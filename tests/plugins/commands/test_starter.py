@@ -195,6 +195,19 @@ def test_init_takes_a_pattern_as_a_run_file_does(tunesmith: Tunesmith, tmp_path:
     assert "matches no files" in tunesmith("init", "b", "--data", "absent/*.jsonl").stderr
 
 
+def test_init_writes_a_run_file_for_rows_that_must_be_fixed(
+    tunesmith: Tunesmith, tmp_path: Path
+) -> None:
+    """Whose error, with what to change in that file, `check` prints."""
+    write_data(tmp_path / "rows.jsonl", {"prompt": "p {n}", "completion": "c {n}"})
+    with (tmp_path / "rows.jsonl").open("a") as file:
+        file.write('{"prompt": "cut off')
+    done = tunesmith("init", "new", "--data", "rows.jsonl")
+    assert done.exit_code == 0 and "1 row cannot be used; `tunesmith check`" in done.stderr
+    written = tomllib.loads((tmp_path / "new" / "run.toml").read_text(encoding="utf-8"))
+    assert written["data"] == {"use": "jsonl", "train": "../rows.jsonl"}
+
+
 @pytest.mark.parametrize("option", ["--data", "--model", "--encoding", "--from"])
 def test_init_refuses_options_that_an_example_ignores(
     tunesmith: Tunesmith, tmp_path: Path, option: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from datetime import date
 from functools import cache
@@ -15,7 +16,7 @@ from transformers import AutoTokenizer
 from tunesmith.errors import DataError
 from tunesmith.records import Chat, Message, Preference, ToolCall, exchanges
 from tunesmith_torch.data.named_templates import NAMED_TEMPLATES
-from tunesmith_torch.data.saved_template import check_saved_template
+from tunesmith_torch.data.saved_template import check_saved_template, render_deployed
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.prefix.completion_groups import tokenize_preferences
 
@@ -143,6 +144,14 @@ def test_trained_ids_are_those_of_the_saved_files(
     one_row = foreign.writes_end and not foreign.reasoning
     if one_row and TOKENIZERS[tokenizer][1] and "last" not in name:
         assert len(examples) == 1  # a row per conversation, where each prompt continues the last
+
+
+def test_a_long_prompt_is_compared_without_a_warning_of_transformers() -> None:
+    template = open_template("bytes with marks", "chatml")
+    saved = copy.deepcopy(template.tokenizer)
+    saved.model_max_length = 4
+    render_deployed(saved, TURNS[0][:1], reads_reasoning_key=False)
+    assert not saved.deprecation_warnings, "this is where transformers notes what it has warned of"
 
 
 def test_a_tokenizer_that_is_read_back_as_another_one_is_refused(

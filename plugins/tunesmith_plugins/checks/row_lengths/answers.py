@@ -72,5 +72,6 @@ def _count_tokens(plan: Plan) -> CountTokens:
 
         with suppress(EnvironmentProblem, UsageError):
             tokenizer: PreTrainedTokenizerBase = load_tokenizer(folder)
-            return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
+            options = {"add_special_tokens": False, "verbose": False}
+            return lambda text: len(tokenizer(text, **options)["input_ids"])
     return lambda text: len(text.split())

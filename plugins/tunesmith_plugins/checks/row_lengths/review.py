@@ -88,7 +88,7 @@ def _describe(
         level="error",
         where="model.base" if is_context else key,
         message=f"at least {format_count(len(found), 'row')} of {rows:,} cannot be learned from, "
-        f"because they are longer than {limit:,} tokens ({cause}); this is more than "
+        f"being longer than {limit:,} tokens ({cause}); this is more than "
         f"max_skipped = {options.max_skipped:g} allows",
         hint=f"{remedy}, or raise {where}.max_skipped to train without them",
         count=len(found),

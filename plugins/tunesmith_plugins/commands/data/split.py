@@ -85,7 +85,8 @@ def command(
         return
     show_skipped(dataset)
     for part, count in counts.items():
-        render.print_text(f"wrote {format_count(count, 'row')} to {out / part}.jsonl")
+        unset = "" if count else f"; do not set data.{part}, or split with --{part}-size"
+        render.print_text(f"wrote {format_count(count, 'row')} to {out / part}.jsonl{unset}")
     clusters = format_count(len(set(split.clusters)), "cluster")
     render.print_text(f"wrote {clusters} of rows that stay together to {out / 'clusters.csv'}")
     for finding in split.findings:

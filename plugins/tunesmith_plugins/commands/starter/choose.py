@@ -36,6 +36,8 @@ class StarterChoice:
     """Further keys of ``[technique]``, as dotted keys."""
     evaluators: Sequence[str] = ()
     has_tool_calls: bool = False
+    skipped: int = 0
+    """Number of rows that cannot be used."""
 
 
 def choose(data: DataSource, catalog: Catalog) -> StarterChoice:
@@ -48,10 +50,12 @@ def choose(data: DataSource, catalog: Catalog) -> StarterChoice:
     """
     if not data.path.exists() and not has_magic(str(data.path)):
         raise UsageError(f"{data.path}: no such file", hint="check the path of your data file")
-    loaded = load_file(read_keys(data), catalog)
-    train, table = loaded.dataset.train, loaded.table
+    # Once there is a run file to change, `check` explains rows that cannot be used.
+    loaded = load_file(read_keys(data), catalog, {"max_skipped": 1.0})
+    train = loaded.dataset.train
+    table = {k: v for k, v in loaded.table.items() if k not in ("train", "max_skipped")}
     records = list(islice(train, FIRST_RECORDS))
-    options = dict(dotted_items({k: v for k, v in table.items() if k != "train"}))
+    options = dict(dotted_items(table))
     if len({record.group for record in train}) == 1 and records[0].group is not None:
         options |= {k: True for k in ONE_GROUP if k in loaded.options.model_fields}
     technique = _choose_technique(records, catalog)
@@ -62,6 +66,7 @@ def choose(data: DataSource, catalog: Catalog) -> StarterChoice:
         technique_options=technique.options_for(records) if technique else {},
         evaluators=_choose_evaluators(records, catalog),
         has_tool_calls=any(map(_has_tool_calls, records)),
+        skipped=len(loaded.dataset.skipped),
     )
 
 

@@ -20,7 +20,7 @@ from tunesmith.errors import UsageError
 from tunesmith.execution.execute import collect_findings
 from tunesmith.execution.run_data import load_data
 from tunesmith.storage import write_atomic
-from tunesmith.text import one_line
+from tunesmith.text import format_count, one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, common_options, pass_state
 from tunesmith_cli.data_source import DataSource, file_options
@@ -103,6 +103,9 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     base = _relative(Path(model), folder) if Path(model).exists() else model
     write_atomic(target, fill_template(choice, model=base, data=_relative(data, folder)))
     render.print_text(str(target))
+    if choice.skipped:
+        unusable = format_count(choice.skipped, "row")
+        render.print_note(f"{unusable} cannot be used; `tunesmith check` names the cause")
     render.print_note(
         "set data.train to your data file, then:" if data is None else "next commands:"
     )
