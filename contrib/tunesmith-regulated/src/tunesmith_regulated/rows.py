@@ -121,9 +121,8 @@ def find_retrain(
         names = [Path(name).name for name in inputs]
         for name in [n for n in inputs if n in files and inputs[n]["key"] != "data.test"]:
             # A line number only tells the row if the file is the same, and its name is unique.
-            is_same = inputs[name]["sha256"] == state.inputs[name]
-            is_same = is_same and names.count(Path(name).name) == 1
             run, path = policy.folder / entry.run, files[name]
+            is_same = inputs[name]["sha256"] == state.inputs[name] and names.count(path.name) == 1
             if not (is_same and _only_tested(run, path, sources[path])):
                 found[entry.run] = f"read {name}"
     before = None
