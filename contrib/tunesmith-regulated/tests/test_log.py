@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 from pathlib import Path
@@ -82,7 +83,8 @@ def test_a_key_that_cannot_be_used_is_named(new_project: Project, content: str) 
     assert not (new_project.folder / "runs" / "first" / "model").exists()
 
 
-def test_show_prints_entries_of_one_run(project: Project) -> None:
-    done = project.call("audit", "show", project.policy_file, "--run", "second")
-    assert done.exit_code == 0 and "sign" in done.stdout and "promote" not in done.stdout
-    assert "promote" in project.call("audit", "show", project.policy_file).stdout
+def test_show_prints_all_entries(project: Project) -> None:
+    done = project.call("audit", "show", project.policy_file)
+    assert done.exit_code == 0 and "promote" in done.stdout and "runs/second" in done.stdout
+    shown = json.loads(project.call("audit", "show", project.policy_file, "--json").stdout)
+    assert [e["number"] for e in shown["entries"]] == [1, 2, 3, 4, 5]

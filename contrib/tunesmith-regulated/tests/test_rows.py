@@ -229,9 +229,14 @@ def test_shared_and_short_texts_are_not_searched_for(with_row: Project) -> None:
         trace_row(with_row.policy, with_row.entries(), f"{with_row.folder / 'same.jsonl'}:1", [])
 
 
-def test_a_file_that_cannot_be_searched_is_left(with_row: Project) -> None:
+@pytest.mark.parametrize("quoted", [True, False])
+def test_a_row_in_a_table_is_found_and_left(with_row: Project, quoted: bool) -> None:
+    """A CSV file is text, so it is searched. An Excel file is not."""
     table = with_row.folder / "table.csv"
-    table.write_text("prompt,completion\nthe door,facilities\nthe lamp,facilities\n" * 9)
+    secret = SECRET if quoted else "the door 77 squeaks"
+    cell = '"' + SECRET.replace('"', '""') + '"' if quoted else secret
+    lines = [f"the lamp {n},{('it', 'facilities')[n % 2]}\n" for n in range(26)]
+    table.write_text("".join(["prompt,completion\n", *lines, f"{cell},facilities\n"]))
     run_file = with_row.folder / "run.toml"
     text = run_file.read_text().replace('use = "jsonl"', 'use = "table"')
     run_file.write_text(
@@ -239,11 +244,15 @@ def test_a_file_that_cannot_be_searched_is_left(with_row: Project) -> None:
             'test = "test.jsonl"', "test_size = 4"
         )
     )
-    done = with_row.run("second", check=False)
-    assert "second" in str([entry.run for entry in with_row.entries()]), done.output
-    done = with_row.call("audit", "trace", with_row.policy_file, "--text", SECRET, "--delete")
+    with_row.run("second")
+    done = with_row.call("audit", "trace", with_row.policy_file, "--text", secret, "--delete")
     assert done.exit_code == 3 and "table.csv" in done.stderr
-    assert "cannot be searched" in done.stdout and "retrain runs/second" in done.stdout
+    assert "retrain runs/second" in done.stdout
+    assert ("runs/first" in done.stdout) == quoted
+    table.write_bytes(b"PK\x03\x04\xff\xfe")  # as an Excel file begins
+    done = with_row.call("audit", "trace", with_row.policy_file, "--text", "other words")
+    assert "table.csv" in done.stdout and "cannot be searched" in done.stdout
+    assert "retrain runs/second" in done.stdout
 
 
 @pytest.mark.parametrize(

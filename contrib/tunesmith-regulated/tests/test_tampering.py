@@ -128,6 +128,15 @@ def entry_forged(project: Path) -> None:
     rewrite_log(project, [*lines, replace(forged, signature=signature).encode() + b"\n"])
 
 
+@kind("line 4 does not follow the line before it")
+def entry_of_another_log_with_this_key(project: Path) -> None:
+    lines = lines_of(project)
+    entry = replace(decode(lines[2].strip()), previous=digest(b"another log"), account="ada")
+    signature = sign_bytes(project / "audit" / "key.pem", entry.signed_content)
+    lines[2] = replace(entry, signature=signature).encode() + b"\n"
+    rewrite_log(project, lines)
+
+
 @kind("signed with another key")
 def chain_rewritten_with_another_key(project: Path) -> None:
     entries = [decode(line.strip()) for line in lines_of(project)]

@@ -62,10 +62,7 @@ def decode(line: bytes) -> Entry:
 
 
 def append(policy: Policy, action: Action, run: Path | None = None, **facts: Any) -> Entry:
-    """Append an entry to the log, whose end must be intact.
-
-    The entry survives a power cut once this returns.
-    """
+    """Append a durable entry to the log, whose end must be intact."""
     try:
         policy.log.parent.mkdir(parents=True, exist_ok=True)
         with policy.log.open("ab+") as file:

@@ -74,16 +74,15 @@ def verify(
                 render.print_text(f"       {problem}")
         render.print_text(f"\nhead: {head}")
     if bad:
-        raise IntegrityError(bad[0], hint="restore the files from a backup")
+        raise IntegrityError(bad[0], hint="restore changed files from a backup")
 
 
 @click.command("show")
 @policy_argument
-@click.option("--run", help="Only entries of the run with this name.")
 @result_options
-def show(state: CliState, policy: Policy, run: str | None, as_json: bool) -> None:
+def show(state: CliState, policy: Policy, as_json: bool) -> None:
     """Print the entries of the audit log of POLICY, without checking them."""
-    entries = [e for e in read_entries(policy)[0] if run in (None, Path(e.run).name)]
+    entries = read_entries(policy)[0]
     if as_json:
         listed = [vars(entry) for entry in entries]
         render.print_json({"schema": "tunesmith.audit-show/1", "entries": listed})
@@ -108,8 +107,8 @@ def promote(run: Path, reason: str) -> None:
     own = [entry for entry in entries if entry.run == policy.relative(run)]
     if [e.facts["status"] for e in own if "status" in e.facts][-1:] != ["ok"]:
         raise UsageError(f"{run}: the run did not finish")
-    started = {entry.account for entry in own if entry.action == "start"}
-    if policy.options.four_eyes and current_account() in started:
+    me = current_account()
+    if policy.options.four_eyes and any(e.account == me for e in own if e.action == "start"):
         raise UsageError(f"{run}: you started this run, so somebody else must promote it")
     entry = append(policy, "promote", run, reason=reason)
     render.print_text(f"promoted: entry {entry.number} of {policy.log}")

@@ -64,12 +64,12 @@ def review_use(folder: Path, use: str) -> Iterator[Finding]:
             else:
                 append(policy, "export", folder, use=use)
     except TunesmithError as error:
-        yield _refuse("regulated", error)
+        yield _refuse("policy", error)
         return
     for problem in problems:
-        yield Finding(level="error", where="regulated", message=problem)
+        yield Finding(level="error", where="signature", message=problem)
     if not problems:
-        yield Finding(level="info", where="regulated", message="the run agrees with the audit log")
+        yield Finding(level="info", where="signature", message="the run agrees with the audit log")
 
 
 def find_policy(folder: Path) -> Policy | None:

@@ -23,7 +23,7 @@ from tunesmith.storage import MANIFEST, lock, write_atomic
 from tunesmith_regulated.audit_log import Entry, append
 from tunesmith_regulated.options import Policy
 from tunesmith_regulated.retention import require_intact
-from tunesmith_regulated.search import contains, read_rows, replace_strings
+from tunesmith_regulated.search import contains, is_text, read_rows, replace_strings
 from tunesmith_regulated.signing import digest_file, sign_folder
 from tunesmith_regulated.verify import replay
 
@@ -56,12 +56,12 @@ def trace_row(
 ) -> Trace:
     """Find the row ``FILE:LINE``, and all rows with one of the given texts."""
     state = replay(entries)
-    runs = [policy.folder / run for run in state.signatures]
-    inside = {path for folder in [policy.folder, cache_folder(), *runs] for path in _walk(folder)}
+    runs = {policy.folder / run for run in state.signatures}
+    inside = {path for folder in {policy.folder, cache_folder()} | runs for path in _walk(folder)}
     inputs = {path for name in state.inputs if (path := policy.folder / name).is_file()}
-    copies = {path for path in inside if path.suffix == ".jsonl" and not {*path.parents} & {*runs}}
-    given_files = (inputs | copies) - {policy.log}
-    files = {path: rows for path in given_files if (rows := read_rows(path)) is not None}
+    copies = {path for path in inside if path.suffix == ".jsonl" and not runs & {*path.parents}}
+    copies -= {policy.log}
+    files = {path: rows for path in inputs | copies if (rows := read_rows(path)) is not None}
     found = {path: _find_lines(rows, given) for path, rows in files.items()}
     if place is not None:
         match = re.fullmatch(r"(.+):([1-9]\d*)", place)
@@ -77,10 +77,10 @@ def trace_row(
         raise UsageError("no text of the row is in this row only", hint=hint)
     lines = {path: found[path] | _find_lines(rows, texts) for path, rows in files.items()}
     lines = {path: numbers for path, numbers in lines.items() if numbers}
-    unsearched = tuple(sorted(inputs - files.keys()))
-    hits = {path for path in inside - files.keys() if contains(path, texts)}
+    unsearched = tuple(sorted(path for path in inputs - files.keys() if not is_text(path)))
+    hits = {path for path in (inside | inputs) - files.keys() if contains(path, texts)}
     hits |= {path for name in ENCODED_CACHES if (path := cache_folder() / name).exists()}
-    sources = {**lines, **dict.fromkeys(unsearched, ())}
+    sources = {**lines, **dict.fromkeys([*unsearched, *hits & inputs], ())}
     retrain = find_retrain(policy, entries, sources)
     return Trace(texts, lines, tuple(sorted(hits)), unsearched, retrain)
 
@@ -121,9 +121,8 @@ def find_retrain(
         names = [Path(name).name for name in inputs]
         for name in [n for n in inputs if n in files and inputs[n]["key"] != "data.test"]:
             # A line number only tells the row if the file is the same, and its name is unique.
-            is_same = inputs[name]["sha256"] == state.inputs[name]
-            is_same = is_same and names.count(Path(name).name) == 1
             run, path = policy.folder / entry.run, files[name]
+            is_same = inputs[name]["sha256"] == state.inputs[name] and names.count(path.name) == 1
             if not (is_same and _only_tested(run, path, sources[path])):
                 found[entry.run] = f"read {name}"
     before = None
@@ -144,10 +143,7 @@ def _only_tested(run: Path, file: Path, lines: Collection[int]) -> bool:
 
 
 def delete_row(policy: Policy, entries: Sequence[Entry], trace: Trace) -> list[Path]:
-    """Delete a row from its places; return the places that still contain it, or may do so.
-
-    Each changed run is signed again. If it is not intact before, an IntegrityError is raised.
-    """
+    """Delete a row, and sign changed runs again; return the places that may still contain it."""
     state = replay(entries)
     folders = [policy.folder / run for run in state.signatures]
     runs = {run: [path for path in trace.files if path.is_relative_to(run)] for run in folders}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import html
 import json
+from codecs import getincrementaldecoder
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
@@ -13,8 +15,8 @@ from typing import Any
 
 @cache
 def list_forms(text: str) -> set[bytes]:
-    """Return the bytes of a text in UTF-8, UTF-16, JSON, JSON within JSON, and HTML."""
-    forms = {text, html.escape(text), html.escape(text, quote=False)}
+    """Return the bytes of a text in UTF-8, UTF-16, CSV, JSON, JSON within JSON, and HTML."""
+    forms = {text, text.replace('"', '""'), html.escape(text), html.escape(text, quote=False)}
     for _ in range(2):
         forms |= {json.dumps(f, ensure_ascii=a)[1:-1] for f in forms for a in (True, False)}
     encoded = {form.encode("utf-8", "surrogatepass") for form in forms}
@@ -27,6 +29,13 @@ def contains(path: Path, texts: Collection[str]) -> bool:
         return False
     with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
         return any(content.find(form) >= 0 for text in texts for form in list_forms(text))
+
+
+def is_text(path: Path) -> bool:
+    """Return True if the start of a file is text in UTF-8, which can be searched."""
+    with path.open("rb") as file, suppress(UnicodeDecodeError):
+        return getincrementaldecoder("utf-8")().decode(file.read(1 << 16)) is not None
+    return False
 
 
 def read_rows(path: Path) -> dict[int, list[str]] | None:

@@ -1,7 +1,6 @@
 """Signatures with an elliptic-curve key: of a line of the log, and of a run folder.
 
-A folder's signature is a Sigstore bundle, which the program ``model_signing`` can also verify. No
-service is contacted. The libraries are imported late, because most runs do not need them.
+No service is contacted. The libraries are imported late, because most runs do not need them.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def check_run(
     if signature is None:
         return [f"{folder}: the run is not in the log"]
     if not signature:
-        return [f"{folder}: the run has not ended, so it is not signed; resume it"]
+        return [f"{folder}: the run has not ended, so it is not signed: wait for it, or resume it"]
     if not folder.is_dir():
         return [f"{folder}: the run is missing"]
     path = folder / SIGNATURE
