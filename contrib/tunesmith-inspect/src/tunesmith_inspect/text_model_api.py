@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import cast
 
 from inspect_ai.model import ChatMessage, GenerateConfig, Model, ModelAPI, ModelOutput, modelapi
 from inspect_ai.tool import ToolChoice, ToolInfo
@@ -22,7 +21,7 @@ Prompt = tuple[Message, ...]
 Waiting = tuple[Prompt, int, "asyncio.Future[Generation]"]
 
 
-class TextModelAPI(ModelAPI):
+class TextModelAPI(ModelAPI):  # type: ignore[misc]  # not installed where types are checked
     """Collects the prompts that inspect sends one by one, and answers them together."""
 
     def __init__(self, name: str, model: TextModel, max_new_tokens: int) -> None:
@@ -77,15 +76,12 @@ class TextModelAPI(ModelAPI):
                     answer.set_result(generation)
 
 
-@modelapi("tunesmith")
-def provide() -> type[ModelAPI]:
-    """Register the class with inspect, which accepts no other models."""
-    return TextModelAPI
+create: Callable[..., ModelAPI] = modelapi("tunesmith")(TextModelAPI)
+"""Creates the model, which inspect accepts only from a registered class."""
 
 
 def to_inspect_model(model: TextModel, max_new_tokens: int) -> Model:
     """Return a text model as a model of inspect."""
-    create = cast(Callable[..., ModelAPI], provide)
     return Model(create("model", model, max_new_tokens), GenerateConfig())
 
 
