@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import random
+import resource
 import struct
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -137,13 +139,22 @@ def test_a_folder_that_cannot_be_created_becomes_a_warning(tmp_path: Path) -> No
     assert "FileExistsError" in problems[0]
 
 
-def test_a_full_disk_becomes_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, text: str) -> None:
-        raise OSError(28, "No space left on device")
+@contextmanager
+def full_disk(most: int) -> Iterator[None]:
+    """Make the system refuse to write files larger than this, also for new processes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    monkeypatch.setattr(reporter, "write_atomic", full)
-    problems = send(tmp_path / "boards", tmp_path / "run", sample_run(steps=20))
-    assert "No space left" in problems[0]
+
+def test_a_full_disk_becomes_a_warning(tmp_path: Path) -> None:
+    before = time.perf_counter()
+    with full_disk(30_000):
+        problems = send(tmp_path / "boards", tmp_path / "run", sample_run(steps=1000), wait=5)
+    assert problems and time.perf_counter() - before < 20
 
 
 def test_a_process_that_dies_becomes_a_warning(tmp_path: Path) -> None:

@@ -43,8 +43,8 @@ def command(
     if target.exists():
         raise UsageError(f"{target}: already exists", hint="remove it to write a new one")
     facts = {"description": description, "license": license_, "url": url}
-    facts["isBasedOn"] = list(based_on) or None
-    card = describe_folder(folder, name or folder.resolve().name, facts)
+    sources = {"isBasedOn": list(based_on)} if based_on else {}
+    card = describe_folder(folder, name or folder.resolve().name, {**facts, **sources})
     validate(card)
     write_atomic(target, json.dumps(card, indent=2) + "\n")
     count = format_count(len(card["distribution"]), "file")

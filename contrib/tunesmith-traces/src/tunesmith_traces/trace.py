@@ -54,7 +54,12 @@ class Trace:
 def mask_texts(messages: list[JSON]) -> list[JSON]:
     """Replace personal data in the texts of messages; equal values get equal placeholders."""
     texts: list[str] = []
-    replace_texts(messages, lambda text: texts.append(text) or text)
+
+    def collect(text: str) -> str:
+        texts.append(text)
+        return text
+
+    replace_texts(messages, collect)
     masked = iter(mask_row(texts)[0])
     return [replace_texts(message, lambda text: next(masked)) for message in messages]
 
