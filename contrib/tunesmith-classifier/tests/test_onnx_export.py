@@ -16,7 +16,8 @@ from transformers import AutoTokenizer
 from tunesmith.errors import GateError
 from tunesmith.records import last_exchange
 from tunesmith_classifier import onnx_export
-from tunesmith_classifier.onnx_export import export_classifier
+from tunesmith_classifier.export_command import ROWS as COMPARED
+from tunesmith_classifier.onnx_export import MAX_PROMPTS, export_classifier
 
 PROMPTS = [last_exchange(row)[0] for row in ROWS[18:]]
 
@@ -92,3 +93,7 @@ def test_a_forgotten_temperature_is_detected(tiny_model: Path, tmp_path: Path) -
         patch.setattr(onnx_export, "_write_graph", wrong)
         with pytest.raises(GateError, match="log-probabilities differ by"):
             export_classifier(model, artifact, PROMPTS, tmp_path / "onnx")
+
+
+def test_the_command_reads_no_more_rows_than_are_compared() -> None:
+    assert COMPARED == MAX_PROMPTS
