@@ -21,6 +21,7 @@ from tunesmith.events import Event, StepFinished
 from tunesmith.options import from_table
 from tunesmith.records import Completion
 from tunesmith_distill import objective
+from tunesmith_distill.offer import DISTILL
 from tunesmith_distill.options import DistillOptions
 from tunesmith_distill.teacher import Teacher, check_tokenizers
 from tunesmith_distill.technique import Distill
@@ -289,6 +290,7 @@ def test_the_plan_refuses_what_cannot_teach(teacher: Path, student: Path, tmp_pa
         done = run(tmp_path, "check", "run.toml")
         assert done.returncode != 0 and message in " ".join((done.stdout + done.stderr).split())
     assert find_tokenizer(str(teacher), "test") == teacher
+    assert isinstance(DISTILL.build(options(teacher)), Distill)
 
 
 def test_the_readme_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -171,7 +171,7 @@ def _adapt(model: PreTrainedModel, fields: Mapping[str, Any], *, use_fp32: bool)
 def peft_config(fields: Mapping[str, Any]) -> PeftConfig:
     """Return a PEFT config with the fields that the installed PEFT knows.
 
-    The ranks in a config that AdaLoRA has saved are those after training, so they are left out.
+    A config that AdaLoRA has saved has the ranks after training, which are not used here.
     """
     config_class: type[PeftConfig] = PEFT_TYPE_TO_CONFIG_MAPPING[str(fields["peft_type"])]
     known = set(config_class.__dataclass_fields__) - {"peft_type", "auto_mapping", "peft_version"}

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.errors import EnvironmentProblem
-from tunesmith.records import Prompt
+from tunesmith.records import Message, Prompt
 from tunesmith.storage import commit_folder
 from tunesmith.text import format_count
 from tunesmith_classifier.head import LABELS_FILE, Head
@@ -37,7 +37,10 @@ GRAPH, CERTIFICATE = "model.onnx", "export.json"
 MAX_NATS = 1e-4
 """Maximum difference of a log-probability between the graph and the trained classifier."""
 MAX_PROMPTS = 32
-HARD_PROMPTS = ("Grüße! 12345 3.14 ½ 🙂 你好, don't  stop", "a\tb\n\nc   d 007 1,000,000 x==y")
+HARD_PROMPTS: tuple[Prompt, ...] = (
+    (Message("user", "Grüße! 12345 3.14 ½ 🙂 你好, don't  stop"),),
+    (Message("user", "a\tb\n\nc   d 007 1,000,000 x==y"),),
+)
 """Prompts that tokenizers split differently, besides those of the test rows."""
 
 

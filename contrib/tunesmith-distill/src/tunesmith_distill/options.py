@@ -7,7 +7,6 @@ from typing import Literal
 from pydantic import Field
 
 from tunesmith.options import PathOrName
-from tunesmith_torch.options.adaptation import Method
 from tunesmith_torch.options.chosen_adaptation import ChosenAdaptationOptions
 from tunesmith_torch.options.training import SupervisedOptions
 
@@ -18,7 +17,7 @@ class DistillOptions(SupervisedOptions, ChosenAdaptationOptions):
     learning_rate: float = Field(
         1e-4, gt=0, le=1, description="Peak learning rate, reached after warm-up."
     )
-    adapt: Method = Field(
+    adapt: Literal["full", "lora", "qlora"] = Field(
         "full",
         description=(
             "Weights of the student that train: all (full), LoRA adapters (lora), or LoRA adapters "

@@ -4,7 +4,7 @@ Shapes: N loss positions of one or more rows, V vocabulary, k most likely tokens
 
 The teacher computes each row alone, so its predictions for a row depend on nothing else. The run
 folder stores them with a hash of all that they depend on: weights, token ids, loss positions,
-temperature and k. A resumed run only reads them if the hash is that of its own teacher and rows.
+temperature and k. A resumed run reads them only if its teacher and rows have the same hash.
 """
 
 from __future__ import annotations
