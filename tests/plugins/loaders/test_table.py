@@ -93,6 +93,16 @@ def test_an_unusable_row_is_skipped(
     assert [int(x.where.rpartition(":")[2]) for x in dataset.skipped] == lines
 
 
+def test_a_comma_in_the_header_of_another_separator_has_a_hint(tmp_path: Path) -> None:
+    data = b"question, short;answer\nWhy, now?;1,5\nWhen, please?;2,5\n"
+    with pytest.raises(DataError) as caught:
+        load(tmp_path, data, columns={"prompt": "question, short", "completion": "answer"})
+    assert "set `delimiter` in [data]" in str(caught.value.hint)
+    columns = {"prompt": "question, short", "completion": "answer"}
+    dataset = load(tmp_path, data, columns=columns, delimiter=";")
+    assert pairs(dataset) == [("Why, now?", "1,5"), ("When, please?", "2,5")]
+
+
 @pytest.mark.parametrize(
     "data, message",
     [

@@ -150,7 +150,8 @@ def _to_fields(values: list[str], header: list[str]) -> dict[str, object] | RowE
         return RowError(
             "a different number of fields than in the header",
             detail,
-            hint="add the missing fields, or put quotes around fields that contain the separator",
+            hint="add the missing fields, put quotes around fields that contain the separator, or "
+            "set `delimiter` in [data] if the columns have another separator",
         )
     if (fault := _find_bad_byte(values)) is not None:
         return fault
