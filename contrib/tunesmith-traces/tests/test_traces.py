@@ -44,7 +44,7 @@ def test_every_format_gives_the_same_records(form: str, tmp_path: Path) -> None:
     found = load(path)
     assert plain(found.train) == expected() and not found.skipped
     assert len({record.source for record in found.train}) == len(CALLS)
-    assert TRACES.recognizes(str(path)) or form in ("requests", "langfuse_traces")
+    assert TRACES.recognizes(str(path))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -172,7 +172,7 @@ def test_spans_without_content_explain_what_to_set(tmp_path: Path) -> None:
 
 def test_files_without_usable_calls_name_the_reasons(tmp_path: Path) -> None:
     path = write(tmp_path / "calls.jsonl", [call("a?", "a", error="x")])
-    with pytest.raises(DataError, match="has no rows; traces not used: 1 failed"):
+    with pytest.raises(DataError, match=r"has no rows\n  traces not used: 1 failed"):
         load(path)
 
 

@@ -22,7 +22,7 @@ from tunesmith_traces.trace import JSON, SESSION, Trace, read_label
 
 _MARKS = re.compile(
     rb'(?<!\\)"(?:resourceSpans"\s*:|gen_ai\.[\w.]+"\s*:'
-    rb'|object"\s*:\s*"chat\.completion"|type"\s*:\s*"GENERATION")'
+    rb'|choices"\s*:\s*\[\s*\{|type"\s*:\s*"GENERATION")'
 )
 """Matches names in a file that only traces have, outside of texts."""
 _CUT_OFF = ("length", "max_tokens", "content_filter")
@@ -80,7 +80,7 @@ class TraceLoader:
         try:
             dataset = RowLoader(self.options, self._read_rows).load()
         except DataError as error:
-            message = "; ".join([error.what, *self._list_unused()])
+            message = "\n  ".join([error.what, *self._list_unused()])
             raise DataError(error.where, message, hint=error.hint, skipped=error.skipped) from None
         return replace(dataset, warnings=[*dataset.warnings, *self._list_unused()])
 
