@@ -13,6 +13,8 @@ import argparse
 import csv
 import json
 import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,6 @@ import tomli_w
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tunesmith import api
-from tunesmith_cli.app import app
 from tunesmith_torch.compare.open_by_name import fetch_base
 
 LAYERS, CATEGORIES = 6, 8
@@ -31,9 +32,9 @@ COMMON = {"batch_size": 8, "validation": {"every": 0}, "precision": "fp32"}
 STUDENT = {**COMMON, "use": "distill", "teacher": "runs/teacher", "learning_rate": 1e-3}
 RUNS: dict[str, dict[str, Any]] = {
     "teacher": {**COMMON, "use": "lora", "learning_rate": 1e-3, "epochs": 2},
-    "alone": {**STUDENT, "weight": 0.0, "epochs": 6},
-    "forward": {**STUDENT, "weight": 0.5, "epochs": 6},
-    "reverse": {**STUDENT, "weight": 0.5, "epochs": 6, "direction": "reverse"},
+    "alone": {**STUDENT, "weight": 0.0, "epochs": 2},
+    "forward": {**STUDENT, "weight": 0.5, "epochs": 2},
+    "reverse": {**STUDENT, "weight": 0.5, "epochs": 2, "direction": "reverse"},
 }
 
 
@@ -71,7 +72,12 @@ def train(name: str, base: str) -> None:
         "technique": RUNS[name],
     }
     Path(f"{name}.toml").write_text(tomli_w.dumps(tables), encoding="utf-8")
-    app(["run", f"{name}.toml", "--out", f"runs/{name}", "--quiet"], standalone_mode=False)
+    run_command("run", f"{name}.toml", "--out", f"runs/{name}", "--quiet")
+
+
+def run_command(*arguments: str) -> None:
+    """Run a command of tunesmith in its own process."""
+    subprocess.run([sys.executable, "-m", "tunesmith", *arguments], check=True)
 
 
 def show(name: str) -> None:
@@ -108,7 +114,7 @@ def main() -> None:
         show(name)
     for name in ("alone", "forward", "reverse"):
         other = "teacher" if name == "alone" else "alone"
-        app(["compare", f"runs/{other}", f"runs/{name}"], standalone_mode=False)
+        run_command("compare", f"runs/{other}", f"runs/{name}")
 
 
 if __name__ == "__main__":
