@@ -1,10 +1,10 @@
 """Measure how time and memory grow with rows, tokens per row and runs, and fit exponents.
 
-``python -m tests.benchmarks.growth [rows] [tokens] [runs] [--largest]``. Each cost is that of a new
-process. The smallest size of each table gives the fixed cost, such as imports. With ``c`` the cost
-at ``n`` rows beside the fixed cost, the exponent is the slope of ``log c`` over ``log n`` between
-the two largest sizes: 1 for a linear cost, 2 for a quadratic one. ``--largest`` measures ten times
-larger files and ten times as many runs.
+``python -m tests.benchmarks.growth check run steps runs [--largest]`` measures some of the tables.
+Each cost is that of a new process. The smallest size of each table gives the fixed cost, such as
+imports. With ``c`` the cost at ``n`` rows beside the fixed cost, the exponent is the slope of
+``log c`` over ``log n`` between the two largest sizes: 1 for a linear cost, 2 for a quadratic one.
+``--largest`` measures ten times larger files and ten times as many runs.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.benchmarks.run_lists import copy_run, train_once
 from tests.benchmarks.startup import REPORTER
 from tests.benchmarks.step_profile import Steps
 from tests.benchmarks.texts import make_rows_of_words
+from tests.benchmarks.training import ROOT
 from tests.benchmarks.work import S40, SEED, SHAPES, build_model
 
 ROUNDS = 2
@@ -64,7 +66,7 @@ def measure(command: Sequence[Any], folder: Path) -> Cost:
     """
     costs = []
     for _ in range(ROUNDS):
-        with (folder / "output.txt").open("w+", encoding="utf-8") as output:
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", *map(str, command)], cwd=folder, stdout=output, stderr=output
             )
@@ -113,59 +115,75 @@ def write_rows(folder: Path, rows: int, words: int = 70) -> str:
     return name
 
 
-def measure_rows(folder: Path, factor: int) -> None:
-    """Measure commands that read all rows."""
-    build_model(SHAPES["toy"], folder / "toy")
+def measure_check(folder: Path, factor: int) -> None:
+    """Measure the check of files with more rows, and with longer ones."""
+
+    def check(rows: int, words: int = 70) -> Cost:
+        name = write_rows(folder, rows, words)
+        return measure(["tunesmith", "data", "check", name, "--json"], folder)
+
+    show("`data check`, rows", [100, 1_000, 10_000, 100_000 * factor], check)
+    show(
+        "`data check` of 300 rows, words per row",
+        [70, 700, 7_000 * factor],
+        lambda words: check(300, words),
+    )
+
+
+def measure_run(folder: Path, factor: int) -> None:
+    """Measure runs of one step, without and with a baseline."""
+    in_new_process(build_model, SHAPES["toy"], folder / "toy")
     (folder / "first_step.py").write_text(REPORTER, encoding="utf-8")
-    sizes = [100, 1_000 * factor, 10_000 * factor, 100_000 * factor]
-    fewer = [100, 1_000 * factor, 5_000 * factor, 20_000 * factor]
 
     def run(rows: int, baselines: str, evaluator: str) -> Cost:
         text = RUN.format(name=write_rows(folder, rows), baselines=baselines, evaluator=evaluator)
         (folder / "run.toml").write_text(text, encoding="utf-8")
         return measure(["tunesmith", "run", "run.toml", "--out", "out", "--force"], folder)
 
-    show(
-        "`data check`, rows",
-        sizes,
-        lambda n: measure(["tunesmith", "data", "check", write_rows(folder, n), "--json"], folder),
-    )
-    show("a run with one step, rows", fewer, lambda n: run(n, "[]", "loss"))
-    show("the same with `nearest`, rows", fewer, lambda n: run(n, '["nearest"]', "exact-match"))
+    sizes = [100, 1_000, 5_000, 20_000 * factor]
+    show("a run with one step, rows", sizes, lambda n: run(n, "[]", "loss"))
+    show("the same with `nearest`, rows", sizes, lambda n: run(n, '["nearest"]', "exact-match"))
 
 
-def measure_tokens(folder: Path, factor: int) -> None:
-    """Measure longer rows: commands that read them, and training steps of equal tokens."""
-    build_model(S40, folder / "s40")
+def measure_steps(folder: Path, factor: int) -> None:
+    """Measure training steps of equally many tokens, in longer rows."""
+    in_new_process(build_model, S40, folder / "s40")
     show(
-        "`data check` of 300 rows, words per row",
-        [70, 700, 7_000 * factor],
-        lambda n: measure(
-            ["tunesmith", "data", "check", write_rows(folder, 300, n), "--json"], folder
-        ),
-    )
-    show(
-        f"training steps of {STEP_TOKENS:,} tokens, tokens per row",
-        [128, 1_024, 2_048, 4_096],
-        lambda n: measure(["tests.benchmarks.growth", "--step", n, folder / "s40"], folder),
+        f"a training step of {STEP_TOKENS:,} tokens, tokens per row",
+        [128, 2_048, 4_096],
+        lambda n: measure(["tests.benchmarks.growth", "--step", n, folder / "s40"], ROOT),
     )
 
 
 def measure_runs(folder: Path, factor: int) -> None:
-    """Measure commands that read many runs."""
-    run, root = train_once(folder), folder / "runs"
-    root.mkdir()
+    """Measure the comparison of many runs."""
     sizes = [2, 20, 200 * factor]
-    folders = [root / f"run-{number:04}" for number in range(sizes[-1])]
-    for number, path in enumerate(folders):
-        copy_run(run, path, number)
+    folders = in_new_process(make_runs, folder, sizes[-1])
     show(
         "`compare`, runs", sizes, lambda n: measure(["tunesmith", "compare", *folders[:n]], folder)
     )
 
 
+def make_runs(folder: Path, count: int) -> list[Path]:
+    """Train once, and make this many run folders of that run."""
+    from tests.benchmarks.run_lists import copy_run, train_once  # imports torch
+
+    run = train_once(folder)
+    folders = [folder / "runs" / f"run-{number:04}" for number in range(count)]
+    folders[0].parent.mkdir()
+    for number, path in enumerate(folders):
+        copy_run(run, path, number)
+    return folders
+
+
+def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in a process of its own, since a child's peak includes that of its parent."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
 def train_steps(row_tokens: int, model: str) -> None:
-    """Train on rows of ``row_tokens`` tokens in this process: two steps of equal tokens."""
+    """Take a step on rows of ``row_tokens`` tokens in this process."""
     import numpy as np
 
     from tunesmith_torch.data.packing import Example
@@ -174,11 +192,15 @@ def train_steps(row_tokens: int, model: str) -> None:
     ids = np.random.default_rng(SEED).integers(3, S40.vocab_size, (count, row_tokens))
     trained = np.arange(row_tokens) >= row_tokens * 2 // 3
     steps = Steps(Path(model), [Example(row, trained) for row in ids], "full", "auto")
-    for _ in range(2):
-        steps.take(range(count))
+    steps.take(range(count))
 
 
-TABLES = {"rows": measure_rows, "tokens": measure_tokens, "runs": measure_runs}
+TABLES = {
+    "check": measure_check,
+    "run": measure_run,
+    "steps": measure_steps,
+    "runs": measure_runs,
+}
 
 
 def main() -> None:

@@ -364,7 +364,10 @@ class TrainingOptions(Options):
     )
     fused_kernels: bool = Field(
         default=True,
-        description="Use fused kernels for adapters and norms: faster, with the same results.",
+        description=(
+            "Use fused kernels for adapters and norms, and weights that are packed for a CPU: "
+            "faster, with the same results up to rounding."
+        ),
     )
     gradient_checkpointing: AutoBool = Field(default=False, description=CHECKPOINTING_HELP)
     parallel: Parallel = Field(
