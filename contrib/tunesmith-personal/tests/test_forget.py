@@ -5,7 +5,10 @@ from __future__ import annotations
 import html
 import json
 from pathlib import Path
+from typing import Any
 
+from tunesmith.events import CompletionSampled
+from tunesmith.storage import EventLog
 from tunesmith_personal import forget
 from tunesmith_personal.forget import GONE, UserTexts
 
@@ -41,14 +44,17 @@ def test_scores_of_a_row_are_kept_without_its_texts() -> None:
 
 
 def test_examples_and_samples_are_removed_from_the_events(tmp_path: Path) -> None:
+    """In a log as tunesmith writes it."""
     path = tmp_path / "events.jsonl"
-    events = [
-        {"kind": "finding-reported", "message": "m", "examples": [TEXT]},
-        {"kind": "completion-sampled", "prompt": TEXT},
-        {"kind": "step-finished", "loss": 1.0},
+    events: list[dict[str, Any]] = [
+        {"event": "finding-reported", "message": "m", "examples": [TEXT]},
+        {"event": "step-finished", "loss": 1.0},
     ]
-    path.write_text("".join(json.dumps(event) + "\n" for event in events), encoding="utf-8")
+    sampled = CompletionSampled(step=1, prompt=TEXT, completion=TEXT, reward=0.0).to_json()
+    with EventLog(path) as log:
+        for event in (*events, sampled):
+            log.append(event)
     forget._clear_events(path)
     kept = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    assert [event["kind"] for event in kept] == ["finding-reported", "step-finished"]
+    assert [event["event"] for event in kept] == ["finding-reported", "step-finished"]
     assert kept[0]["examples"] == []
