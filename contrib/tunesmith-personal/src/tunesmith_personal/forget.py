@@ -122,7 +122,7 @@ def _clear_events(path: Path) -> None:
     kept = [
         {**event, "examples": []} if "examples" in event else event
         for event in events
-        if event.get("kind") != "completion-sampled"
+        if event.get("event") != "completion-sampled"
     ]
     _write_lines(path, kept)
 

@@ -1,0 +1,60 @@
+"""Texts are found and replaced in every form, and texts of other users stay."""
+
+from __future__ import annotations
+
+import html
+import json
+from pathlib import Path
+from typing import Any
+
+from tunesmith.events import CompletionSampled
+from tunesmith.storage import EventLog
+from tunesmith_personal import forget
+from tunesmith_personal.forget import GONE, UserTexts
+
+TEXT = 'Grüße an "Ann" & <Ben>, wie immer ausführlich und vertraulich gemeint'
+
+
+def make_texts(text: str) -> UserTexts:
+    forms = sorted(forget._write_forms(text), key=len, reverse=True)
+    return UserTexts(tuple(forms))
+
+
+def test_every_form_of_a_text_is_replaced(tmp_path: Path) -> None:
+    forms = (TEXT, json.dumps(TEXT), json.dumps(TEXT, ensure_ascii=False), html.escape(TEXT))
+    for number, form in enumerate(forms):
+        path = tmp_path / f"{number}.txt"
+        path.write_text(f"before {form} after", encoding="utf-8")
+        texts = make_texts(TEXT)
+        assert texts.is_in(path)
+        forget._replace_texts(path, texts)
+        assert not texts.is_in(path)
+        content = path.read_text(encoding="utf-8")
+        assert GONE in content and content.startswith("before ") and content.endswith(" after")
+
+
+def test_scores_of_a_row_are_kept_without_its_texts() -> None:
+    row = {
+        "row": 3, "source": "rows:3", "prompt": [["user", TEXT]], "expected": TEXT, "group": "ann",
+        "slices": {"city": "Ulm"}, "output": TEXT, "served": {"value": 1.0, "weight": 1.0},
+    }  # fmt: skip
+    cleared = forget._clear(row)
+    assert cleared["served"] == row["served"] and cleared["row"] == 3 and "slices" not in cleared
+    assert "Ann" not in json.dumps(cleared) and "ann" not in json.dumps(cleared)
+
+
+def test_examples_and_samples_are_removed_from_the_events(tmp_path: Path) -> None:
+    """In a log as tunesmith writes it."""
+    path = tmp_path / "events.jsonl"
+    events: list[dict[str, Any]] = [
+        {"event": "finding-reported", "message": "m", "examples": [TEXT]},
+        {"event": "step-finished", "loss": 1.0},
+    ]
+    sampled = CompletionSampled(step=1, prompt=TEXT, completion=TEXT, reward=0.0).to_json()
+    with EventLog(path) as log:
+        for event in (*events, sampled):
+            log.append(event)
+    forget._clear_events(path)
+    kept = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert [event["event"] for event in kept] == ["finding-reported", "step-finished"]
+    assert kept[0]["examples"] == []
