@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
 CLASSES = 5
-ROWS = {"train": 100, "test": 40}
+ROWS = {"train": 80, "test": 30}
 RUN = """
 [run]
 seed = 1
