@@ -27,12 +27,12 @@ DOCS = ROOT / "docs"
 BUILT = [DOCS / "reference" / "toolkit.md"]
 """Pages that ``docs/generate.py`` and the site's build write, and that are not committed."""
 CONTRIB_TABLES = {
-    "adapters", "cloud", "monitor", "ray", "remote", "retention", "slurm", "tune",
+    "adapters", "cloud", "monitor", "ray", "regulated", "remote", "retention", "slurm", "tune",
 }  # fmt: skip
 """Tables of the run file that distributions in contrib/ own."""
 CONTRIB_COMMANDS = {
-    "ab", "adapters", "continue", "dashboard", "data ablate", "data generate", "mcp", "monitor",
-    "peft", "ray", "remote", "retrain", "slurm", "submit", "tune",
+    "ab", "adapters", "audit", "continue", "dashboard", "data ablate", "data generate", "mcp",
+    "monitor", "peft", "ray", "remote", "retrain", "slurm", "submit", "tune",
 }  # fmt: skip
 """Commands of distributions in contrib/, whose own tests parse them."""
 CONTRIB_PAGES = [ROOT / "contrib" / "README.md", *sorted(ROOT.glob("contrib/*/README.md"))]
@@ -53,8 +53,8 @@ CODE_PAGES = [
 PLAYED = [page for page in PAGES if re.search(r'^```\w+ title="', page.read_text(), re.MULTILINE)]
 """Guides, whose commands are run: ``test_guides.py`` and ``test_installed_guides.py``."""
 OTHER_PROGRAMS = {
-    "cd", "chromium", "curl", "export", "git", "hf", "llama-server", "lm_eval", "ln", "ollama",
-    "pip", "source", "vllm",
+    "cd", "chromium", "curl", "export", "git", "hf", "llama-server", "lm_eval", "ln", "mkdir",
+    "ollama", "openssl", "pip", "source", "vllm",
 }  # fmt: skip
 """Programs in console blocks that are not checked."""
 
@@ -344,7 +344,7 @@ def run_files(page: Path) -> Iterator[dict[str, Any]]:
         tables = tomllib.loads(block)
         if tables.keys() <= known:
             yield tables
-        elif "generator" not in tables:  # a file for `tunesmith data generate`
+        elif tables.keys().isdisjoint({"generator", "roles"}):  # not an options or policy file
             assert tables.keys() <= {"gpus", "prices"}, f"{page.name}: {sorted(tables)}"
 
 
