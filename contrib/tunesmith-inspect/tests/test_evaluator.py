@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from inspect_ai import eval as evaluate
-from inspect_ai.log import list_eval_logs, read_eval_log
+from inspect_ai.log import list_eval_logs, read_eval_log, write_eval_log
 from inspect_ai.model import get_model
 from task_files import write_task
 
@@ -19,6 +20,7 @@ from tunesmith.contracts import Measurement, TextModel
 from tunesmith.errors import UsageError
 from tunesmith.options import from_table
 from tunesmith.testing import FakeTextModel
+from tunesmith_cli.app import app
 from tunesmith_inspect.evaluator import Inspect
 from tunesmith_inspect.log_command import command
 from tunesmith_inspect.offer import InspectOptions
@@ -71,6 +73,20 @@ def test_scores_equal_those_of_inspect_alone(tiny_model: Path, tmp_path: Path) -
     assert [s.output.completion for s in log.samples] == [*found.outputs]
     accuracy = log.results.scores[0].metrics["accuracy"].value
     assert math.fsum(found.values) / len(found.values) == pytest.approx(accuracy)
+
+
+def test_compare_reads_the_logs(tmp_path: Path) -> None:
+    files = []
+    for name, answers in {"first": ANSWERS, "second": dict.fromkeys(ANSWERS, "Rome")}.items():
+        measure(FakeTextModel(answers=answers), write_task(tmp_path), log_dir=str(tmp_path / name))
+        (info,) = list_eval_logs(str(tmp_path / name))
+        files.append(str(tmp_path / f"{name}.json"))
+        write_eval_log(read_eval_log(info), files[-1])
+    done = CliRunner().invoke(app, ["compare", *files, "--json"])
+    assert done.exit_code == 0, done.output
+    found = str(json.loads(done.stdout))
+    # Of four samples, only Italy is right in the second log: 1 0 1 1 against 0 1 0 0.
+    assert "'difference': -0.5" in found and "'won': 1, 'lost': 3" in found and "'n': 4" in found
 
 
 def test_epochs_are_averaged(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
     python benchmarks/memory.py                # 50 and 200 MB in each format
     python benchmarks/memory.py --megabytes 20
 
-Each file is written once and loaded in a process of its own. The calls have random texts; every
+Each file is written once and loaded in its own process. The calls have random texts; every
 tenth call is a copy of an earlier one.
 """
 

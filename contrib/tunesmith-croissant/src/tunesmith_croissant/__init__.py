@@ -1,4 +1,4 @@
-"""Command ``data card``: describe the files of a data set in Croissant."""
+"""Command ``data card``: describe the files of a dataset in Croissant."""
 
 from tunesmith.hookspecs import lazy_plugin
 from tunesmith.offers import CommandOffer
@@ -10,7 +10,7 @@ PLUGIN = lazy_plugin(
     tunesmith_commands=[
         CommandOffer(
             name="data card",
-            summary="Describe the files of a data set in Croissant, for machines.",
+            summary="Describe the files of a dataset in Croissant, for machines.",
             load="tunesmith_croissant.command:command",
         )
     ],

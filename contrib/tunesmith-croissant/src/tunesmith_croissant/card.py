@@ -66,7 +66,7 @@ def describe_folder(folder: Path, name: str, facts: Mapping[str, object]) -> JSO
     """Return the description of all .jsonl files of a folder.
 
     Args:
-        facts: properties of the data set, such as its license; None is omitted.
+        facts: properties of the dataset, such as its license; None is omitted.
 
     Raises:
         UsageError: the folder has no such files.

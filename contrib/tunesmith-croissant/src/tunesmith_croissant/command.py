@@ -17,10 +17,10 @@ CARD = "croissant.json"
 
 @click.command("card")
 @click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--name", help="Name of the data set. Default: the name of the folder.")
+@click.option("--name", help="Name of the dataset. Default: the name of the folder.")
 @click.option("--description", default="", help="A sentence about the content.")
 @click.option("--license", "license_", metavar="URL", help="License of the data.")
-@click.option("--url", help="Address of the data set, if it is published.")
+@click.option("--url", help="Address of the dataset, if it is published.")
 @click.option(
     "--based-on", multiple=True, metavar="SOURCE", help="Where the rows come from. Repeatable."
 )

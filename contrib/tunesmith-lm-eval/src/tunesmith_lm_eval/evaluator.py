@@ -81,9 +81,9 @@ def load_tasks(options: LmEvalOptions) -> JSON:
     except KeyError:
         hint = "`lm-eval ls tasks` lists the names; a task file ends in .yaml"
         raise UsageError(f"{options.task}: the harness has no such task", hint=hint) from None
-    except Exception as error:  # the data sets of tasks are loaded in many ways
+    except Exception as error:  # the datasets of tasks are loaded in many ways
         text = f"the task cannot be loaded: {type(error).__name__}: {error}"
-        hint = "offline, use a task file with local data, or a data set that is in the cache"
+        hint = "offline, use a task file with local data, or a dataset that is in the cache"
         raise DataError(options.task, text, hint=hint) from error
     for name, task in found["tasks"].items():
         prepare(name, task, options)
