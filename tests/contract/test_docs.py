@@ -31,8 +31,9 @@ CONTRIB_TABLES = {
 }  # fmt: skip
 """Tables of the run file that distributions in contrib/ own."""
 CONTRIB_COMMANDS = {
-    "ab", "adapters", "audit", "continue", "dashboard", "data ablate", "data generate", "mcp",
-    "monitor", "peft", "ray", "remote", "retrain", "slurm", "submit", "tune",
+    "ab", "adapters", "audit", "bom", "classifier", "continue", "dashboard", "data ablate",
+    "data card", "data generate", "mcp", "monitor", "peft", "ray", "remote", "retrain", "slurm",
+    "submit", "tune", "vision",
 }  # fmt: skip
 """Commands of distributions in contrib/, whose own tests parse them."""
 CONTRIB_PAGES = [ROOT / "contrib" / "README.md", *sorted(ROOT.glob("contrib/*/README.md"))]
