@@ -9,6 +9,7 @@ rows of one call must have equally many tokens.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import warnings
 from collections.abc import Sequence
@@ -96,6 +97,7 @@ def _write_graph(classifier: ClassifierModel, file: Path) -> None:
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
     model.config._attn_implementation = "eager"  # plain operators, without masks for packed rows
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it reports packages that are missing
     sizes = torch.export.Dim("rows", min=1, max=4096), torch.export.Dim("tokens", min=1, max=2**17)
     try:
         with warnings.catch_warnings():
