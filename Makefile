@@ -51,9 +51,10 @@ quickstart: install
 	@test -e $(DEMO)/run.toml || $(BIN)/tunesmith init --example repairs $(DEMO)
 	@$(BIN)/tunesmith run $(DEMO)/run.toml
 
-# Each test is in exactly one lane: tests/contract/test_lanes.py.
+# Each test is in exactly one lane: tests/contract/test_lanes.py. Quick tests often wait for a file
+# or a thread, so one more worker than there are processors is faster.
 test: install
-	@$(PYTEST) -m "not (environment or processes or real_model or long or faults or gpu)"
+	@$(PYTEST) -n $$($(BIN)/python -c 'import os; print(min(4, os.cpu_count() + 1))') -m "not (environment or processes or real_model or long or faults or gpu)"
 
 test-ci: install
 	@$(PYTEST) -m "(environment or processes or real_model) and not (long or faults or gpu)"

@@ -253,7 +253,7 @@ def test_an_evaluator_can_measure_records_of_its_own(tmp_path: Path) -> None:
     rows = read_rows(tmp_path / event.records, "right")
     assert [row["source"] for row in rows] == [f"own:{n}" for n in range(6)]
     loss = Measurement(metric="loss", values=(1.0,) * 4)
-    with pytest.raises(PluginError, match='"loss" for no records, or for other'):
+    with pytest.raises(PluginError, match='"loss" for no records, or not for'):
         run(tmp_path, measurement((1.0,) * 6, records=texts), loss)
     with pytest.raises(PluginError, match="right of own:5 is nan"):
         run(tmp_path, measurement((1.0,) * 5 + (math.nan,), records=texts))

@@ -24,10 +24,11 @@ from tunesmith_plugins.commands.plugin_template.kinds import KINDS, PluginKind
 MAX_NAME_LENGTH = 64
 RESERVED = frozenset((
     "cli", "data", "evidence", "plugins", "python", "torch",
-    "classifier", "cloud", "continual", "gguf", "mcp", "mlflow", "mlx", "monitor", "onnx",
-    "openvino", "optuna", "otel", "peft", "ray", "recipes-code", "recipes-health", "recipes-legal",
-    "recipes-service", "remote", "slurm", "sparse", "synthetic", "tensorboard", "trl", "tui",
-    "vllm",
+    "bom", "classifier", "cloud", "continual", "croissant", "distill", "gguf", "inspect", "lm-eval",
+    "mcp", "mlflow", "mlx", "monitor", "onnx", "openvino", "optuna", "otel", "peft", "personal",
+    "ray", "recipes-code", "recipes-health", "recipes-legal", "recipes-service", "regulated",
+    "remote", "slurm", "sparse", "synthetic", "tensorboard", "traces", "trackio", "trl", "tui",
+    "vision", "vllm", "wandb",
 ))  # fmt: skip
 """Names after ``tunesmith-`` that tunesmith's own packages and distributions use."""
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
