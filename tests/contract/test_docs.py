@@ -32,8 +32,8 @@ CONTRIB_TABLES = {
 """Tables of the run file that distributions in contrib/ own."""
 CONTRIB_COMMANDS = {
     "ab", "adapters", "audit", "bom", "classifier", "continue", "dashboard", "data ablate",
-    "data card", "data generate", "mcp", "monitor", "peft", "ray", "remote", "retrain", "slurm",
-    "submit", "tune", "vision",
+    "data card", "data generate", "inspect-log", "mcp", "monitor", "peft", "ray", "remote",
+    "retrain", "slurm", "submit", "tune", "vision",
 }  # fmt: skip
 """Commands of distributions in contrib/, whose own tests parse them."""
 CONTRIB_PAGES = [ROOT / "contrib" / "README.md", *sorted(ROOT.glob("contrib/*/README.md"))]
@@ -115,7 +115,7 @@ def test_every_field_of_an_event_has_a_sentence() -> None:
 
 def test_the_commands_of_contrib_are_listed() -> None:
     page = (DOCS / "reference" / "commands.md").read_text(encoding="utf-8")
-    listed = re.findall(r"`tunesmith ([\w ]+)`", page.rpartition("\n## ")[2])
+    listed = re.findall(r"`tunesmith ([\w -]+)`", page.rpartition("\n## ")[2])
     assert {name if name in CONTRIB_COMMANDS else name.split()[0] for name in listed} == (
         CONTRIB_COMMANDS
     )
