@@ -47,7 +47,7 @@ def command(state: CliState, run: Path, add: Path, out: Path, as_json: bool) -> 
     folder, plan, _ = api.load_run(run, files=state.files, disabled=state.disabled)
     added = load_collected(add, plan)
     parts = load_data(plan)[1]
-    moved = find_moved_test_rows(parts.test, added)
+    moved = find_test_rows_among(parts.test, added)
     first_half = read_first_half(folder.path)
     late = [row for row in moved if row not in first_half]
     if late:
@@ -81,7 +81,7 @@ def command(state: CliState, run: Path, add: Path, out: Path, as_json: bool) -> 
     )
 
 
-def find_moved_test_rows(test: Sequence[Record], added: Sequence[Record]) -> list[int]:
+def find_test_rows_among(test: Sequence[Record], added: Sequence[Record]) -> list[int]:
     """Return the indices of the test rows whose prompts are among the added rows."""
     prompts = {last_exchange(record)[0] for record in added}
     return [row for row, record in enumerate(test) if last_exchange(record)[0] in prompts]
