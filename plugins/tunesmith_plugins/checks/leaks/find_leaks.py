@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias, get_args, overload
 import numpy as np
 import numpy.typing as npt
 
-from tunesmith.records import Record, Text, last_exchange
+from tunesmith.records import Record, Text, has_media, last_exchange
 from tunesmith_data.near_duplicates import (
     NearestText,
     Texts,
@@ -68,8 +68,9 @@ def find_duplicates(
       last kind is only found if ``templates`` is True, or if the 5-grams are similar too.
 
     If the answers are labels, rows with different labels are duplicates only if their prompts match
-    exactly, because a model that has learned one label gets the other row wrong. To save memory,
-    texts are extracted while records are read, and records are not copied.
+    exactly, because a model that has learned one label gets the other row wrong. The same holds for
+    rows with media, such as images, whose texts only identify the content. To save memory, texts
+    are extracted while records are read, and records are not copied.
     """
     texts, asked = PromptTexts(known), PromptTexts(queries)
     has_labels = _has_labels(known)
@@ -79,6 +80,8 @@ def find_duplicates(
             yield Leak("exact", row, match.known, match)
         elif match is None or (has_labels and _differ(known[match.known], queries[row])):
             others.append(row)
+        elif has_media([queries[row]]):
+            continue
         else:
             words = find_word_difference(texts[match.known], asked[row])
             yield Leak("near" if words.other_words else "template", row, match.known, match)
@@ -88,6 +91,8 @@ def find_duplicates(
     for number, other in find_template_duplicates(texts, _Chosen(asked, others)):
         row = others[number]
         if row in found or (has_labels and _differ(known[other], queries[row])):
+            continue
+        if has_media([queries[row]]):
             continue
         if _is_one_template(find_word_difference(texts[other], asked[row]), has_labels):
             found.add(row)

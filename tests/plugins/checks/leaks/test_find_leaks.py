@@ -7,9 +7,10 @@ from random import Random
 from typing import Any
 
 import pytest
+from pictures import Picture
 from splitting import split_prompts
 
-from tunesmith.records import Chat, Completion, Message, Record, Text
+from tunesmith.records import Chat, Completion, Message, Record, Text, TextPart
 from tunesmith_plugins.checks.leaks.find_leaks import (
     find_duplicates,
     find_shared_groups,
@@ -33,6 +34,20 @@ def sentence(rng: Random, words: int = 20) -> str:
 def leaks(train: Sequence[str], test: Sequence[str]) -> list[tuple[int, int, str]]:
     found = find_duplicates(records(train), records(test))
     return sorted((leak.row, leak.known, leak.kind) for leak in found)
+
+
+def test_rows_with_media_are_duplicates_only_if_the_media_are_the_same() -> None:
+    """Their texts hold a name of the content, such as a hash, which looks like a value."""
+    rng = Random(2)
+    question = TextPart("Which of the ten digits does the hand in this picture show to us?")
+
+    def ask(pictures: Sequence[str]) -> list[Record]:
+        users = (Message("user", (question, Picture(name))) for name in pictures)
+        return [Chat(source="p", messages=(u, Message("assistant", "2"))) for u in users]
+
+    names = [f"{rng.getrandbits(64):016x}" for _ in range(40)]
+    found = [*find_duplicates(ask(names[:30]), ask([names[3], *names[30:]]))]
+    assert [(leak.row, leak.known, leak.kind) for leak in found] == [(0, 3, "exact")]
 
 
 def test_copies_and_near_copies_are_found() -> None:
