@@ -112,6 +112,11 @@ def _write_graph(classifier: ClassifierModel, file: Path) -> None:
                 dynamo=True,
                 verbose=False,
             )
+    except ModuleNotFoundError as error:
+        raise EnvironmentProblem(
+            f"classifier export: the package {error.name} is not installed",
+            hint="pip install './contrib/tunesmith-classifier[onnx]' in a checkout of tunesmith",
+        ) from error
     except Exception as error:  # the exceptions of torch.export have no common class
         raise EnvironmentProblem(
             f"classifier export: torch cannot write this model as ONNX: {error!s:.200}",
