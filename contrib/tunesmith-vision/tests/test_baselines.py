@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 import torch
 from pictures import ask, picture_bytes, question
@@ -18,6 +20,8 @@ from tunesmith_vision.baselines import (
     ImageMajorityOptions,
     ImageNearest,
     ImageNearestOptions,
+    ImagePixels,
+    ImagePixelsOptions,
     ImageProbe,
     ImageProbeOptions,
     ImageZeroShot,
@@ -52,6 +56,7 @@ def task(records: Any, base: Any = None) -> BaselineTask:
     [
         ImageProbe(from_table(ImageProbeOptions, {})),
         ImageNearest(from_table(ImageNearestOptions, {})),
+        ImagePixels(from_table(ImagePixelsOptions, {})),
     ],
 )
 def test_classifiers_learn_the_images(baseline: Any, tmp_path: Path) -> None:
@@ -67,6 +72,22 @@ def test_classifiers_learn_the_images(baseline: Any, tmp_path: Path) -> None:
         assert variant.model.generate([(question("Who?"),)], 8)[0].text in ("warm", "cold")
         with pytest.raises(UsageError, match="log-probabilities"):
             variant.model.score(prompts, ["warm"] * 4)
+
+
+def test_pixels_need_no_tower_and_see_where_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("tunesmith_vision.towers.LiteTower")
+    sides = {}
+    for name, turn in (("upright", False), ("turned", True)):
+        picture = PIL.Image.open(io.BytesIO(picture_bytes((9, 9, 9))))
+        (picture.rotate(180) if turn else picture).save(tmp_path / f"{name}.png")
+        sides[name] = ImageReader(tmp_path, 10**6, 10**6).read(f"{name}.png")
+    train = [ask("*Which?", name, image) for name, image in sides.items()]
+    pixels = ImagePixels(from_table(ImagePixelsOptions, {"c": [1000.0]}))
+    (variant,) = pixels.variants(task(train))
+    prompts: Any = [(question("*Which?", image),) for image in sides.values()]
+    assert [a.text for a in variant.model.generate(prompts, 8)] == [*sides]
 
 
 def test_the_majority_is_the_most_frequent_answer(tmp_path: Path) -> None:

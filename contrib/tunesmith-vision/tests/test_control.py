@@ -9,17 +9,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from pictures import ask, question, read_images, save_pictures
+from pictures import ask, picture_bytes, read_images, save_pictures
 
-from tunesmith.contracts import TokenScores
-from tunesmith.records import Chat, Message
+from tunesmith.contracts import RunContext, TokenScores
+from tunesmith.execution.measure_part import measure_part
+from tunesmith.records import Chat, Message, last_exchange
 from tunesmith_vision.control import (
     DOES_NOT_LOOK,
     IMAGE_CONTROL,
     ImageControl,
     ImageControlOptions,
+    OtherImages,
     give_verdict,
-    shuffle_images,
 )
 from tunesmith_vision.images import Image
 
@@ -95,26 +96,112 @@ def test_the_verdict_states_that_a_model_does_not_look(images: dict[str, Image])
     assert give_verdict(SimpleNamespace(measured=[])) is None  # type: ignore[arg-type]
 
 
-def test_every_image_is_replaced_by_another_one(images: dict[str, Image]) -> None:
-    prompts: list[Any] = [r.messages[:1] for r in records(images)]
-    prompts.append((question("* and *", *[*images.values()][:2]),))
-    shuffled: list[Any] = shuffle_images(prompts)
-    partners = {}
-    for before, after in zip(prompts, shuffled, strict=True):
-        for old, new in zip(before[0].media, after[0].media, strict=True):
-            assert old != new and partners.setdefault(old, new) == new
+def swap(rows: Sequence[Chat], references: Sequence[Chat] = ()) -> list[tuple[Any, bool]]:
+    others = OtherImages.of(references or rows)
+    return [others.swap(*last_exchange(row)) for row in rows]
+
+
+def test_every_image_is_replaced_and_texts_stay(images: dict[str, Image]) -> None:
+    rows = records(images)
+    rows.append(ask("* and *", "two", *[*images.values()][:2]))
+    for row, (after, counts) in zip(rows, swap(rows), strict=True):
+        before = row.messages[0]
+        assert counts and all(
+            old != new for old, new in zip(before.media, after[0].media, strict=True)
+        )
         texts = [
             [part for part in message.content if not isinstance(part, Image)]
-            for message in (before[0], after[0])
+            for message in (before, after[0])
         ]
         assert texts[0] == texts[1]
-    assert {*partners} == {*partners.values()} == {*images.values()}
-    assert shuffle_images(prompts[::-1]) == shuffled[::-1], "the order has an effect"
+    assert len({*swap(rows)[-1][0][0].media}) == 2, "two images stay two images"
+    assert swap(rows[::-1]) == swap(rows)[::-1], "the order has an effect"
+    assert swap(rows[3:5], rows) == swap(rows)[3:5], "the choice of rows has an effect"
+
+
+def unbalanced(folder: Path, rare: int = 2) -> list[Chat]:
+    """Return rows with 20 images of which few are of the rare class."""
+    for n in range(20):
+        (folder / f"{n:02}.png").write_bytes(picture_bytes((200, n, n)))
+    found = [*read_images(folder).values()]
+    return [
+        ask("*Which?", "rare" if n < rare else "usual", image, source=f"f:{n}")
+        for n, image in enumerate(found)
+    ]
+
+
+def test_the_other_image_belongs_to_another_answer(tmp_path: Path) -> None:
+    """Images of the same class would hide that a model looks, above all if one class is rare."""
+    rows = unbalanced(tmp_path)
+    classes = {row.messages[0].media[0]: row.messages[1].text for row in rows}
+    for row, (after, counts) in zip(rows, swap(rows), strict=True):
+        assert counts and classes[after[0].media[0]] != row.messages[1].text
+
+
+def test_the_gain_is_that_of_rows_that_can_show_one(tmp_path: Path) -> None:
+    """95 rows without images must not make 5 with images look like a model that is blind."""
+    rows = unbalanced(tmp_path)
+    names = {row.messages[0].media[0].sha256: row.messages[1].text for row in rows}  # type: ignore[attr-defined]
+    texts = [ask(f"Who is {n}?", "Ann", source=f"t:{n}") for n in range(400)]
+
+    class Mixed(Looking):
+        def score(self, prompts: Any, completions: Sequence[Any], **_: Any) -> list[TokenScores]:
+            return [
+                TokenScores((-1.0 - (names[p[-1].media[0].sha256] != a),))
+                if p[-1].media
+                else TokenScores((-1.0,))
+                for p, a in zip(prompts, completions, strict=True)
+            ]
+
+    model: Any = Mixed(names, 1.0)
+    (found,) = ImageControl(ImageControlOptions()).measure(model, [*rows, *texts])
+    assert found.details["looks"] and "20 rows" in found.details["finding"]
+    assert found.weights == (1.0,) * 20 + (0.0,) * 400 and found.interval == (1.0, 1.0)
+
+
+def test_rows_that_are_alike_cannot_show_anything(tmp_path: Path) -> None:
+    rows = unbalanced(tmp_path, rare=0)
+    model: Any = Looking({row.messages[0].media[0].sha256: "usual" for row in rows}, 1.0)  # type: ignore[attr-defined]
+    (found,) = ImageControl(ImageControlOptions()).measure(model, rows)
+    assert "looks" not in found.details and found.weights is None
+
+
+def test_a_part_of_the_rows_has_the_values_of_all(images: dict[str, Image]) -> None:
+    """The core measures some rows with rules from all; other rows get empty answers."""
+    rows = records(images)
+    names = {image.sha256: name for name, image in images.items()}
+    model: Any = Looking(names, 2.0)
+    some = rows[:1] + rows[5:6]
+    run = RunContext(
+        model=Path(), device="cpu", artifacts={}, open=lambda artifact: model, test=rows
+    )
+    control = ImageControl(ImageControlOptions())
+    (part,) = measure_part(IMAGE_CONTROL, control, model, some, run)
+    assert all(abs(value - 2.0) < 0.2 for value in part.values) and "looks" in part.details
+
+
+def test_rows_of_one_image_are_one_sample(images: dict[str, Image]) -> None:
+    """Many questions about two images do not show that a model never looks."""
+    rows = [
+        ask(f"{n} *Which?", name, images[name], source=f"f:{n}{name}")
+        for n in range(50)
+        for name in ("red", "blue")
+    ]
+
+    class Blind(Looking):
+        def score(self, prompts: Any, completions: Sequence[Any], **_: Any) -> list[TokenScores]:
+            red = images["red"].sha256
+            return [TokenScores((-1.0 + 0.1 * (p[-1].media[0].sha256 == red),)) for p in prompts]
+
+    model: Any = Blind({}, 0.0)
+    (found,) = ImageControl(ImageControlOptions()).measure(model, rows)
+    assert found.details["looks"] is None
 
 
 def test_prompts_without_images_stay(images: dict[str, Image]) -> None:
-    prompts: list[Any] = ["plain", (Message("user", "Who?"),)]
-    assert shuffle_images(prompts) == prompts
+    rows = [*records(images), ask("Who?", "Ann")]
+    assert swap(rows)[-1] == ((Message("user", "Who?"),), False)
+    assert OtherImages.of(rows).swap("plain", Message("assistant", "a")) == ("plain", False)
 
 
 def test_one_image_cannot_show_anything(images: dict[str, Image]) -> None:

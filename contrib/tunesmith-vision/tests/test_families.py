@@ -17,7 +17,7 @@ from transformers import AutoModelForImageTextToText
 from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.records import Message, last_exchange
 from tunesmith_vision.families import REFUSED
-from tunesmith_vision.images import ImageReader
+from tunesmith_vision.images import ImageReader, open_picture
 from tunesmith_vision.merge import merge_artifact
 from tunesmith_vision.technique import Vision
 from tunesmith_vision.vlm import ModelTower, split_model
@@ -154,6 +154,37 @@ def test_a_damaged_tower_is_explained(tmp_path: Path) -> None:
         ModelTower(tmp_path / "model")
 
 
+def test_the_digest_of_a_tower_contains_its_config(tmp_path: Path) -> None:
+    """Other layers give other features, which must not come from the cache of these."""
+    import shutil
+
+    shutil.copytree(split_folder(), tmp_path / "model")
+    before = ModelTower(tmp_path / "model")
+    file = tmp_path / "model/vision/config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({**config, "vision_feature_layer": -1}))
+    after = ModelTower(tmp_path / "model")
+    picture = open_picture(wide(tmp_path)[0])
+    assert not torch.equal(before.encode(picture), after.encode(picture))
+    assert before.digest != after.digest
+
+
+def test_a_crash_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A language model without its tower would be trained with another one."""
+    artifact = train(tmp_path / "run", max_steps=1)
+
+    def fail(*args: Any) -> None:
+        raise RuntimeError("crash")
+
+    monkeypatch.setattr("shutil.copyfile", fail)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(RuntimeError, match="crash"):
+        split_model(vlm_folder("llava"), tmp_path / "split")
+    with pytest.raises(RuntimeError, match="crash"):
+        merge_artifact(artifact, split_folder(), tmp_path / "joined")
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_a_folder_that_exists_is_kept(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="exists already"):
         split_model(vlm_folder("llava"), tmp_path)
@@ -162,7 +193,6 @@ def test_a_folder_that_exists_is_kept(tmp_path: Path) -> None:
 def test_the_tokens_of_tiles_follow_the_size(tmp_path: Path) -> None:
     tower = ModelTower(split_folder("idefics3"))
     for image in wide(tmp_path):
-        from tunesmith_vision.images import open_picture
         from tunesmith_vision.towers import FEATURE
 
         layout = tower.layout(image)

@@ -23,7 +23,7 @@ from training import (
 )
 
 from tunesmith.errors import DataError
-from tunesmith.records import Chat, Message, TextPart
+from tunesmith.records import Chat, Completion, Message, TextPart, ToolCall
 from tunesmith_vision.features import FeatureTable, as_prompt, as_record
 from tunesmith_vision.technique import Vision
 
@@ -123,8 +123,28 @@ def test_characters_of_images_in_texts_are_refused() -> None:
     for content in ("a\U00100000b", (TextPart("a\U00100000"), read_images(pictures())["red"])):
         with pytest.raises(DataError, match="stands for images"):
             as_prompt((Message("user", content),), table)
-    with pytest.raises(DataError, match="stands for images"):
+    with pytest.raises(DataError, match=r"f:1: .*stands for images"):
         as_record(ask("\U00100000", "x"), table)
+    with pytest.raises(DataError, match=r"f:2: .*stands for images"):
+        as_record(Completion(source="f:2", prompt="\U00100000", completion="x"), table)
+
+
+def test_characters_of_images_anywhere_in_a_prompt_are_refused() -> None:
+    """The first sign would be replaced by the features of an image of another row."""
+    table = make_table()
+    table.number(read_images(pictures())["red"])
+    sign = "\U00100000"
+    tool = f'{{"name": "f", "description": "{sign}"}}'
+    call = Message("assistant", "", tool_calls=(ToolCall("f", f'{{"a": "{sign}"}}'),))
+    for prompt in (
+        sign,
+        (Message("user", "a", tools=(tool,)),),
+        (Message("user", "a"), call),
+        (Message("user", "a"), Message("assistant", "b", reasoning=sign)),
+        (Message("user", "a", name=sign),),
+    ):
+        with pytest.raises(DataError, match="stands for images"):
+            as_prompt(prompt, table)
 
 
 def test_control_tokens_that_people_typed_stay_text() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
+import os
 import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import PIL.Image
 import pyarrow
 import pyarrow.parquet
@@ -186,11 +189,28 @@ def animation() -> bytes:
 
 
 def picture_bytes_of(frames: list[PIL.Image.Image]) -> bytes:
-    import io
-
     stream = io.BytesIO()
     frames[0].save(stream, format="GIF", save_all=True, append_images=frames[1:])
     return stream.getvalue()
+
+
+def saved(picture: PIL.Image.Image) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def deep() -> bytes:
+    """Return a PNG with 16 bits per pixel, as scanners and microscopes write them."""
+    values = np.linspace(0, 65_535, 64, dtype=np.uint16).reshape(8, 8)
+    return saved(PIL.Image.fromarray(values))
+
+
+def drawing(opaque: bool = False) -> bytes:
+    """Return black lines on a transparent, or white, background."""
+    picture = PIL.Image.new("RGBA", (8, 8), (255, 255, 255, 255) if opaque else (0, 0, 0, 0))
+    picture.paste((0, 0, 0, 255), (2, 2, 4, 8))
+    return saved(picture)
 
 
 def uri(data: bytes) -> str:
@@ -222,6 +242,32 @@ MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
     "flipped bytes": (one("flipped.png"), "image is damaged"),
     "bomb": (one(uri(bomb())), "image has too many pixels"),
     "animation": (one(uri(animation())), "image has several frames"),
+    "16 bits": (one(uri(deep())), "image has more than 8 bits per channel"),
+    "transparent": (one(uri(drawing())), "image has transparent pixels"),
+    "transparent palette": (
+        one(uri(saved(PIL.Image.open(io.BytesIO(drawing())).convert("LA")))),
+        "image has transparent pixels",
+    ),
+    "pipe": (one("pipe.png"), "image file does not exist"),
+    "link to a device": (one("zero.png"), "image is outside of the image folder"),
+    "link to a file elsewhere": (one("hosts.png"), "image is outside of the image folder"),
+    "up and down": (one("x/../../../etc/hosts"), "image is outside of the image folder"),
+    "nested paths": (
+        one({"path": {"path": {"path": "../red.png"}}}),
+        "image is outside of the image folder",
+    ),
+    "part with two images": (
+        chat([{"type": "image", "image": "red.png", "path": "blue.png"}, TEXT_PART]),
+        "a part has more than one image or text",
+    ),
+    "part with image and text": (
+        chat([{"type": "image", "image": "red.png", "text": "Which?"}]),
+        "a part has more than one image or text",
+    ),
+    "nested too deeply": (
+        {**one("red.png"), "more": json.loads("[" * 40 + "]" * 40)},
+        "row is nested deeper than 32 levels",
+    ),
     "bad base64": (one("data:image/png;base64,@@@"), "image is not valid base64"),
     "uri without base64": (one("data:image/png,abc"), "image is not a base64 data URI"),
     "too few images": (
@@ -265,6 +311,9 @@ def test_a_malformed_row_is_skipped_with_its_cause(name: str, folder: Path) -> N
     row, cause = MALFORMED[name]
     (folder / "empty.png").write_bytes(b"")
     (folder / "text.png").write_text("not a picture")
+    os.mkfifo(folder / "pipe.png")
+    (folder / "zero.png").symlink_to("/dev/zero")
+    (folder / "hosts.png").symlink_to("/etc/hosts")
     (folder / "truncated.png").write_bytes(RED[: len(RED) // 2])
     flipped = bytearray(RED)
     flipped[len(RED) // 2] ^= 0xFF
@@ -278,6 +327,76 @@ def test_a_malformed_row_is_skipped_with_its_cause(name: str, folder: Path) -> N
 
 def test_there_are_at_least_25_malformed_rows() -> None:
     assert len(MALFORMED) >= 25
+
+
+def test_an_opaque_alpha_channel_is_accepted(folder: Path) -> None:
+    (folder / "opaque.png").write_bytes(drawing(opaque=True))
+    image = read_images(folder)["opaque"]
+    assert np.unique(np.asarray(open_picture(image))).tolist() == [0, 255]
+
+
+def test_a_damaged_image_in_the_cache_is_written_again(folder: Path) -> None:
+    path = write(folder, FORMS["openai"])
+    (image,) = load_rows(path).train[0].messages[0].media  # type: ignore[attr-defined]
+    Path(image.path).write_bytes(RED[:20])
+    (again,) = load_rows(path).train[0].messages[0].media  # type: ignore[attr-defined]
+    assert open_picture(again).size == (40, 32)
+
+
+def test_a_row_of_an_array_with_the_same_key_twice_is_skipped(folder: Path) -> None:
+    good = json.dumps(FORMS["completion"])
+    array = f'[{good}, {{"prompt": "<image>?", "completion": "a", "completion": "b"}}]'
+    data = load_rows(write(folder, array, name="rows.json"))
+    assert len(data.train) == 1 and data.skipped[0].cause == "an object has the same key twice"
+
+
+def test_a_row_that_is_too_large_does_not_stop_the_others(folder: Path) -> None:
+    large = chat("<image>" + "a" * 3000, images=["red.png"])
+    data = load_rows(write(folder, FORMS["trl"], large, FORMS["trl"]), max_row_bytes=2000)
+    assert len(data.train) == 2 and data.skipped[0].where.endswith(":2")
+
+
+def test_parts_as_parquet_stores_them(folder: Path) -> None:
+    """All parts have all keys there, and an image has both its bytes and a name."""
+    image = {"type": "image", "text": None, "bytes": RED, "path": "gone.png", "url": None}
+    text = {"type": "text", "text": "Which?", "bytes": None, "path": None, "url": None}
+    answer = [{**text, "text": "red"}]
+    row = chat([image, text], answer)
+    table = pyarrow.Table.from_pylist([row])
+    pyarrow.parquet.write_table(table, folder / "rows.parquet")
+    data = load_rows(folder / "rows.parquet")
+    assert not data.skipped, data.skipped
+    expected = ask("*Which?", "red", read_images(folder)["red"])
+    assert data.train[0].messages == expected.messages  # type: ignore[attr-defined]
+
+
+def test_an_ignored_column_takes_no_image(folder: Path) -> None:
+    row = {**FORMS["completion"], "input": "<image>again?"}
+    assert len(load_rows(write(folder, row, FORMS["trl"])).skipped) == 1
+    data = load_rows(write(folder, row), ignore=["input"])
+    assert not data.skipped and len(data.train[0].messages[0].media) == 1  # type: ignore[attr-defined]
+    first = {**row, "prompt": "Which?"}
+    data = load_rows(write(folder, first), ignore=["input"], place="first")
+    assert data.train[0].messages[0].media  # type: ignore[attr-defined]
+
+
+def test_images_that_training_and_test_rows_may_share_are_a_warning(folder: Path) -> None:
+    rows = [one("red.png"), {**one("red.png"), "who": "a"}, {**one("blue.png"), "who": "b"}]
+    path = write(folder, *rows)
+    (found,) = [w for w in load_rows(path).warnings if w.startswith("1 image")]
+    assert found.startswith("1 image in more than one row")
+    grouped = load_rows(write(folder, *rows[1:], *rows[1:]), group="who")
+    assert not [w for w in grouped.warnings if w.startswith("1 image")]
+    test = write(folder, one("blue.png"), one("green.png"), name="test.jsonl")
+    (found,) = [w for w in load_rows(path, test=str(test)).warnings if w.startswith("1 image")]
+    assert found == "1 image of test rows also in training rows"
+
+
+def test_an_empty_column_does_not_hide_the_other_one(folder: Path) -> None:
+    row = {**FORMS["completion"], "images": []}
+    assert load_rows(write(folder, row)).train
+    both = {**FORMS["completion"], "images": ["blue.png"]}
+    assert "`image` changes what is learned" in load_rows(write(folder, both, row)).skipped[0].cause
 
 
 def test_limits_are_options(folder: Path) -> None:
@@ -300,3 +419,6 @@ def test_columns_of_other_names(folder: Path) -> None:
     row = {"q": "<image>Which?", "a": "red", "images": ["red.png"]}
     data = load_rows(write(folder, row), columns={"prompt": "q", "completion": "a"})
     assert isinstance(data.train[0].messages[0].media[0], Image)
+    named = {"dialog": FORMS["trl"]["messages"], "images": ["red.png"]}
+    data = load_rows(write(folder, named), columns={"messages": "dialog"})
+    assert not data.skipped and data.train[0].messages[0].media

@@ -9,6 +9,7 @@ PLUGIN = lazy_plugin(
     tunesmith_techniques=".offer:VISION",
     tunesmith_baselines=[
         ".offer:IMAGE_MAJORITY",
+        ".offer:IMAGE_PIXELS",
         ".offer:IMAGE_PROBE",
         ".offer:IMAGE_NEAREST",
         ".offer:IMAGE_ZERO_SHOT",

@@ -1,9 +1,10 @@
-"""Baselines for images: small classifiers on the tower's features, and the untuned model."""
+"""Baselines for images: small classifiers on features or pixels, and the untuned model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any
 
 import numpy as np
@@ -15,13 +16,15 @@ from tunesmith.errors import UsageError
 from tunesmith.options import Options
 from tunesmith.records import Prompt, Record, has_media, last_exchange
 from tunesmith_evidence.answers.generation_only import GenerationOnlyModel
-from tunesmith_vision.images import Image
+from tunesmith_vision.images import Image, open_picture
 
 __all__ = [
     "ImageMajority",
     "ImageMajorityOptions",
     "ImageNearest",
     "ImageNearestOptions",
+    "ImagePixels",
+    "ImagePixelsOptions",
     "ImageProbe",
     "ImageProbeOptions",
     "ImageZeroShot",
@@ -30,6 +33,8 @@ __all__ = [
 ]
 
 Vectors = NDArray[np.float64]
+PIXELS = 32
+"""Width and height that ``image-pixels`` resizes images to."""
 
 
 class ImageProbeOptions(Options):
@@ -40,6 +45,10 @@ class ImageProbeOptions(Options):
         min_length=1,
         description="Inverse regularization strengths of logistic regression on the features.",
     )
+
+
+class ImagePixelsOptions(ImageProbeOptions):
+    """Options of ``image-pixels``: the strengths of regularization to choose from."""
 
 
 class ImageNearestOptions(Options):
@@ -93,14 +102,21 @@ class ImageProbe:
 
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
         """Yield one variant for each strength of regularization."""
-        from tunesmith_evidence.classify.classifiers import LinearClassifier
+        if task.train:
+            yield from _fit_linear(task, _tower_encoder(), self.options.c)
 
-        if not task.train:
-            return
-        vectors, rows, labels = _learn_rows(task)
-        for c in self.options.c:
-            model = _ImageClassifier(LinearClassifier(rows, labels, c), vectors)
-            yield BaselineVariant(name=f"C={c:g}", model=model)
+
+@dataclass(frozen=True)
+class ImagePixels:
+    """Logistic regression on the pixels of small copies of a prompt's images."""
+
+    options: ImagePixelsOptions
+
+    def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
+        """Yield one variant for each strength of regularization."""
+        if task.train:
+            encoder = _Encoder(cache(_read_pixels), 3 * PIXELS**2)
+            yield from _fit_linear(task, encoder, self.options.c)
 
 
 @dataclass(frozen=True)
@@ -115,9 +131,10 @@ class ImageNearest:
 
         if not task.train:
             return
-        vectors, rows, labels = _learn_rows(task)
+        encoder = _tower_encoder()
+        rows, labels = _learn_rows(task, encoder)
         for k in self.options.k:
-            model = _ImageClassifier(NearestRowsClassifier(rows, labels, k), vectors)
+            model = _ImageClassifier(NearestRowsClassifier(rows, labels, k), encoder.encode)
             yield BaselineVariant(name=f"k={k}", model=model)
 
 
@@ -136,29 +153,61 @@ class ImageZeroShot:
         yield BaselineVariant(name="", model=base, omitted=omitted)
 
 
-def _learn_rows(task: BaselineTask) -> tuple[Callable[..., Vectors], Vectors, list[str]]:
-    """Return the encoder of prompts, and the vectors and labels of the training rows."""
+def _fit_linear(
+    task: BaselineTask, encoder: _Encoder, strengths: Sequence[float]
+) -> Iterator[BaselineVariant]:
+    from tunesmith_evidence.classify.classifiers import LinearClassifier
+
+    rows, labels = _learn_rows(task, encoder)
+    for c in strengths:
+        model = _ImageClassifier(LinearClassifier(rows, labels, c), encoder.encode)
+        yield BaselineVariant(name=f"C={c:g}", model=model)
+
+
+def _learn_rows(task: BaselineTask, encoder: _Encoder) -> tuple[Vectors, list[str]]:
+    """Return the vectors and the labels of the training rows."""
+    pairs = [last_exchange(record) for record in task.train]
+    return encoder.encode([p for p, _ in pairs]), [answer.text for _, answer in pairs]
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """Turns prompts into vectors: the mean of their images' vectors, with length 1."""
+
+    vector: Callable[[Image], Vectors]
+    width: int
+
+    def encode(self, prompts: Sequence[Prompt]) -> Vectors:
+        """Return the vector of each prompt; zeros for a prompt without images."""
+        return np.stack([self._encode(prompt) for prompt in prompts])
+
+    def _encode(self, prompt: Prompt) -> Vectors:
+        messages = () if isinstance(prompt, str) else prompt
+        images = [part for m in messages for part in m.media if isinstance(part, Image)]
+        if not images:
+            return np.zeros(self.width)
+        mean = np.mean([self.vector(image) for image in images], axis=0)
+        return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12))
+
+
+def _tower_encoder() -> _Encoder:
+    """Return the encoder by the mean features of the small tower."""
     from tunesmith_vision.features import FeatureTable
     from tunesmith_vision.towers import LiteTower
 
     table = FeatureTable(LiteTower(), vocabulary=0)
 
-    def vectorize(prompts: Sequence[Prompt]) -> Vectors:
-        return np.stack([_vector(prompt, table) for prompt in prompts])
+    def average(image: Image) -> Vectors:
+        return np.asarray(table.features(table.number(image)).mean(0).double().numpy())
 
-    pairs = [last_exchange(record) for record in task.train]
-    return vectorize, vectorize([p for p, _ in pairs]), [answer.text for _, answer in pairs]
+    return _Encoder(average, table.tower.width)
 
 
-def _vector(prompt: Prompt, table: Any) -> Vectors:
-    """Return the mean features of a prompt's images, with length 1; zeros without images."""
-    messages = () if isinstance(prompt, str) else prompt
-    images = [part for m in messages for part in m.media if isinstance(part, Image)]
-    means = [table.features(table.number(image)).mean(0).double().numpy() for image in images]
-    if not means:
-        return np.zeros(table.tower.width)
-    mean = np.mean(means, axis=0)
-    return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12))
+def _read_pixels(image: Image) -> Vectors:
+    from PIL.Image import Resampling
+
+    picture = open_picture(image).resize((PIXELS, PIXELS), Resampling.BILINEAR)
+    return np.asarray(picture, np.float64).ravel() / 255
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,23 @@
 """Evaluator ``image-control``: does the model look at its images?
 
-Every test row is also measured with the images of another row. If the reference answers become no
-less likely, the model answers from the text alone, or from what it knows about the labels. The
-verdict of the run then states this, whatever the accuracy is. If the rows are too few to tell, the
-built-in rule decides.
+Every test row is also measured with the images of other rows, which have another answer to the same
+question. If the reference answers become no less likely, the model answers from the text alone, or
+from what it knows about the labels. The verdict of the run then states this, whatever the accuracy
+is. If the rows are too few to tell, the built-in rule decides.
+
+Rows that cannot show anything do not count: rows without images, and rows for which every other
+image has the same answer.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
+from bisect import bisect
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean, stdev
+from functools import cached_property
+from itertools import chain
 from typing import Any
 
 from tunesmith.contracts import Measurement, TextModel
@@ -20,16 +25,27 @@ from tunesmith.events import JSON, TUNED
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.options import Options
 from tunesmith.plan import Evidence
-from tunesmith.records import Chat, Message, Prompt, Record, has_media, last_exchange, to_answer
+from tunesmith.records import (
+    Chat,
+    Message,
+    Part,
+    Prompt,
+    Record,
+    TextPart,
+    has_media,
+    last_exchange,
+    to_answer,
+)
+from tunesmith.statistics import mean_interval
 from tunesmith_vision.images import Image
 
-__all__ = ["IMAGE_CONTROL", "ImageControl", "give_verdict", "shuffle_images"]
+__all__ = ["IMAGE_CONTROL", "ImageControl", "OtherImages", "give_verdict"]
 
 NAME, METRIC = "image-control", "image-gain"
 DOES_NOT_LOOK = "DOES NOT LOOK"
 NO_GAIN = 0.1
 """A gain that is certainly below this number of nats per answer counts as none."""
-_INTERVAL = 1.96
+_UNBOUNDED = (-math.inf, math.inf)
 
 
 class ImageControlOptions(Options):
@@ -42,60 +58,117 @@ class ImageControl:
 
     options: ImageControlOptions
 
+    def prepare(self, references: Sequence[Record]) -> PreparedControl:
+        """Return the evaluator whose other images are those of all test rows."""
+        return PreparedControl(OtherImages.of(references))
+
+    def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
+        """Return the gain in nats per answer that the right images give."""
+        return self.prepare(records).measure(model, records)
+
+
+@dataclass(frozen=True)
+class PreparedControl:
+    """The evaluator with the images to choose from."""
+
+    others: OtherImages
+
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
         """Return the gain in nats per answer that the right images give."""
         pairs = [last_exchange(record) for record in records]
-        prompts = [prompt for prompt, _ in pairs]
         answers = [to_answer(answer) for _, answer in pairs]
-        shuffled = shuffle_images(prompts)
-        right = model.score(prompts, answers)
-        wrong = model.score(shuffled, answers)
+        swapped = [self.others.swap(prompt, answer) for prompt, answer in pairs]
+        right = model.score([prompt for prompt, _ in pairs], answers)
+        wrong = model.score([prompt for prompt, _ in swapped], answers)
         values = tuple(sum(a.logprobs) - sum(b.logprobs) for a, b in zip(right, wrong, strict=True))
-        if shuffled == prompts:
-            same = {"finding": "cannot tell whether the model looks: the rows share one image"}
-            return [Measurement(metric=METRIC, values=values, details=same)]
-        half = _half_width(values)
-        lower, upper = fmean(values) - half, fmean(values) + half
-        looks = True if lower > 0 else False if upper < NO_GAIN else None
+        weights = tuple(float(counts) for _, counts in swapped)
+        if not any(weights):
+            finding = "cannot tell whether the model looks: no two rows differ in image and answer"
+            return [Measurement(metric=METRIC, values=values, details={"finding": finding})]
+        groups = [
+            record.group or next((image.sha256 for image in _images(prompt)), None)
+            for record, (prompt, _) in zip(records, pairs, strict=True)
+        ]
+        mean = mean_interval(values, weights, groups=groups, bounds=_UNBOUNDED)
+        looks = True if mean.low > 0 else False if mean.high < NO_GAIN else None
         finding = (
-            f"the right images make answers {fmean(values):.3g} nats more likely than the images "
-            f"of other rows (between {lower:.3g} and {upper:.3g})"
+            f"the right images make answers {mean.value:.3g} nats more likely than the images of "
+            f"other rows (between {mean.low:.3g} and {mean.high:.3g}, {mean.n:,} rows)"
         )
-        shown = {"looks": looks, "holds": lower > 0, "finding": finding}
-        return [Measurement(metric=METRIC, values=values, details=shown)]
+        return [
+            Measurement(
+                metric=METRIC,
+                values=values,
+                weights=weights,
+                interval=(mean.low, mean.high) if math.isfinite(mean.high - mean.low) else None,
+                details={"looks": looks, "holds": mean.low > 0, "finding": finding},
+            )
+        ]
 
 
-def _half_width(values: Sequence[float]) -> float:
-    """Return half the width of the 95 % interval of the mean; infinity for one row."""
-    if len(values) < 2:
-        return math.inf
-    return _INTERVAL * stdev(values) / math.sqrt(len(values))
+@dataclass(frozen=True)
+class OtherImages:
+    """The images of all test rows, and which answers they have."""
 
+    images: dict[str, Image]
+    """The images by SHA-256, which is also their order: it depends on their contents alone."""
+    owners: dict[Any, set[str]]
+    """The SHA-256 of the images with which a question has an answer."""
 
-def shuffle_images(prompts: Sequence[Prompt]) -> list[Prompt]:
-    """Return the prompts with each image replaced by one of another, with different content.
+    @classmethod
+    def of(cls, records: Sequence[Record]) -> OtherImages:
+        """Return the images of these rows."""
+        images: dict[str, Image] = {}
+        owners: dict[Any, set[str]] = defaultdict(set)
+        for prompt, answer in map(last_exchange, records):
+            found = {image.sha256: image for image in _images(prompt)}
+            images |= found
+            owners[_question(prompt), answer.shown_text] |= found.keys()
+        return cls(dict(sorted(images.items())), owners)
 
-    The images are sorted by a hash of their content and moved by one place, so every image is
-    used, none stays in place, and the order of the prompts has no effect.
-    """
-    images = {image.sha256: image for prompt in prompts for image in _images(prompt)}
-    order = sorted(images, key=lambda sha256: hashlib.sha256(sha256.encode()).hexdigest())
-    others = dict(zip(order, [*order[1:], *order[:1]], strict=True))
+    def swap(self, prompt: Prompt, answer: Message) -> tuple[Prompt, bool]:
+        """Return the prompt with other images, and whether they belong to another answer.
 
-    def swap(part: Any) -> Any:
-        return images[others[part.sha256]] if isinstance(part, Image) else part
+        Each image is replaced by the next one in the order that no row has with the same question
+        and answer. Without such an image, it is the next one of all.
+        """
+        if isinstance(prompt, str):
+            return prompt, False
+        same = self.owners.get((_question(prompt), answer.shown_text), set())
+        chosen: dict[str, Image] = {}
+        for image in _images(prompt):
+            used = {image.sha256, *(other.sha256 for other in chosen.values())}
+            if image.sha256 not in chosen:
+                other = self._next(image, used | same) or self._next(image, used)
+                chosen[image.sha256] = other or image
 
-    return [
-        prompt
-        if isinstance(prompt, str)
-        else tuple(
-            replace(message, content=tuple(map(swap, message.content)))
-            if message.media
-            else message
-            for message in prompt
+        def replace_image(part: Part) -> Part:
+            return chosen[part.sha256] if isinstance(part, Image) else part
+
+        messages = tuple(
+            replace(m, content=tuple(map(replace_image, m.content))) if m.media else m  # type: ignore[arg-type]
+            for m in prompt
         )
-        for prompt in prompts
-    ]
+        return messages, any(other.sha256 not in {image, *same} for image, other in chosen.items())
+
+    def _next(self, image: Image, without: set[str]) -> Image | None:
+        start = bisect(self._order, image.sha256)
+        following = chain(self._order[start:], self._order[:start])
+        return next((self.images[each] for each in following if each not in without), None)
+
+    @cached_property
+    def _order(self) -> list[str]:
+        return [*self.images]
+
+
+def _question(prompt: Prompt) -> Any:
+    """Return a prompt with all images alike."""
+    if isinstance(prompt, str):
+        return prompt
+    return tuple(
+        tuple(p.text if isinstance(p, TextPart) else "" for p in m.content) if m.media else m
+        for m in prompt
+    )
 
 
 def _images(prompt: Prompt) -> Iterator[Image]:

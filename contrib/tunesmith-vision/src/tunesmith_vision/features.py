@@ -29,7 +29,16 @@ from torch import Tensor, nn
 
 from tunesmith.errors import DataError, IntegrityError, UsageError
 from tunesmith.plugins import cache_folder
-from tunesmith.records import Chat, Message, Part, Prompt, Record, TextPart
+from tunesmith.records import (
+    Chat,
+    Message,
+    Part,
+    Prompt,
+    Record,
+    TextPart,
+    exchanges,
+    prompt_text,
+)
 from tunesmith.storage import write_atomic
 from tunesmith_data import MEDIA_SIGNS
 from tunesmith_torch.data.templates import Template
@@ -201,26 +210,44 @@ class ImageEncoder(SpanEncoder):
 
 
 def as_prompt(prompt: Prompt, table: FeatureTable) -> Prompt:
-    """Return a prompt with signs in place of its images."""
-    return prompt if isinstance(prompt, str) else _messages(prompt, table)
+    """Return a prompt with signs in place of its images.
+
+    Raises:
+        DataError: a text has a character that stands for images.
+    """
+    if isinstance(prompt, str):
+        _refuse_signs("a prompt", prompt)
+        return prompt
+    return _messages("a prompt", prompt, table)
 
 
 def as_record(record: Record, table: FeatureTable) -> Record:
-    """Return a record with signs in place of its images."""
-    if not isinstance(record, Chat):
-        return record
-    return replace(record, messages=_messages(record.messages, table))
+    """Return a record with signs in place of its images.
+
+    Raises:
+        DataError: a text has a character that stands for images.
+    """
+    if isinstance(record, Chat):
+        return replace(record, messages=_messages(record.source, record.messages, table))
+    for prompt, answer in exchanges(record):
+        _refuse_signs(record.source, prompt_text(prompt), answer.text)
+    return record
 
 
-def _messages(messages: Sequence[Message], table: FeatureTable) -> tuple[Message, ...]:
+def _refuse_signs(where: str, *texts: str) -> None:
+    """Refuse characters that would be replaced by the features of any image."""
+    if any(map(MEDIA_SIGNS.search, texts)):
+        hint = "remove the characters from U+100000 on"
+        raise DataError(where, "has a character that stands for images", hint=hint)
+
+
+def _messages(where: str, messages: Sequence[Message], table: FeatureTable) -> tuple[Message, ...]:
     for message in messages:
-        for part in message.content if message.media else [TextPart(message.text)]:
-            if isinstance(part, TextPart) and MEDIA_SIGNS.search(part.text):
-                raise DataError(
-                    f"a {message.role} message",
-                    "has a character that stands for images",
-                    hint="remove the characters from U+100000 on",
-                )
+        calls = [text for call in message.tool_calls for text in (call.name, call.arguments)]
+        # Everything else that a chat template may print; images are shown as their digests.
+        _refuse_signs(
+            where, message.shown_text, message.reasoning, message.name, *message.tools, *calls
+        )
     return tuple(
         replace(message, content=tuple(_sign(part, table) for part in message.content))
         if message.media

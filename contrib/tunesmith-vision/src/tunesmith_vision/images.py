@@ -1,8 +1,9 @@
 """Images as parts of messages: checked before they are used, and identified by their content.
 
 An image is decoded completely when it is loaded, with limits on its bytes and pixels. A file that
-is truncated, or that expands to a huge picture, therefore becomes a skipped row. Nothing is ever
-read from a URL.
+is truncated, or that expands to a huge picture, therefore becomes a skipped row. So does one whose
+conversion to RGB would lose what it shows: with more than 8 bits per channel, or transparent.
+Nothing is ever read from a URL.
 """
 
 from __future__ import annotations
@@ -137,6 +138,7 @@ def _measure(data: bytes, max_pixels: int) -> tuple[int, int]:
             raise RowError("image has several frames", hint="save one frame as its own image")
         rotated = picture.getexif().get(_ORIENTATION) in _TRANSPOSED
         picture.load()
+        _refuse_lossy(picture)
     except RowError:
         raise
     except PIL.UnidentifiedImageError as error:
@@ -148,6 +150,20 @@ def _measure(data: bytes, max_pixels: int) -> tuple[int, int]:
     except Exception as error:
         raise RowError("image is damaged", str(error)) from error
     return (height, width) if rotated else (width, height)
+
+
+def _refuse_lossy(picture: Picture) -> None:
+    """Refuse a picture that Pillow cannot convert to RGB without loss.
+
+    Values of more than 8 bits would be clipped to white, and transparent pixels would get whatever
+    color is stored below them, which is black in most drawings.
+    """
+    if picture.mode.startswith(("I", "F")):
+        hint = "scale its values to 8 bits, and save it again"
+        raise RowError("image has more than 8 bits per channel", picture.mode, hint=hint)
+    if picture.has_transparency_data and picture.convert("RGBA").getextrema()[3][0] < 255:
+        hint = "paste it on a background, and save it without transparency"
+        raise RowError("image has transparent pixels", hint=hint)
 
 
 def open_picture(image: Image) -> Picture:
@@ -188,7 +204,7 @@ def _decode_uri(uri: str) -> bytes:
 def _store(data: bytes, sha256: str) -> Path:
     """Write an image that has no file to the cache, and return its path."""
     path = cache_folder() / "images" / sha256[:2] / sha256
-    if not path.is_file():
+    if not path.is_file() or path.read_bytes() != data:  # damaged files are written again
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, data)
     return path

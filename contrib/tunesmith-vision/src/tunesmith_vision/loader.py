@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
 from tunesmith.contracts import Dataset
 from tunesmith.errors import DataError
 from tunesmith.offers import DataLoaderOffer
-from tunesmith.records import Record
+from tunesmith.records import Chat, Record
 from tunesmith.text import format_count
 from tunesmith_data import (
-    ByteStream,
     DataFile,
     Row,
     RowError,
@@ -25,18 +24,18 @@ from tunesmith_data import (
     RowOptions,
     RowSource,
     find_files,
-    parse_row,
+    read_json_rows,
     require_library,
     to_json_fields,
 )
-from tunesmith_vision.images import ImageReader
+from tunesmith_vision.images import Image, ImageReader
 from tunesmith_vision.rows import mark_images, restore_images
 
 __all__ = ["IMAGES", "ImageLoader", "ImageOptions"]
 
 _PARQUET = b"PAR1"
 _ROWS_AT_A_TIME = 16
-_USER_FIELDS = ("prompt", "instruction", "input")
+_USER_FIELDS = ("messages", "prompt", "instruction", "input")
 
 
 class ImageOptions(RowOptions):
@@ -54,9 +53,8 @@ class ImageOptions(RowOptions):
     images: str | None = Field(
         None, min_length=1, description="Column with the images. Unset: `images` or `image`."
     )
-    place: str = Field(
+    place: Literal["placeholder", "first"] = Field(
         "placeholder",
-        pattern="^(placeholder|first)$",
         description=(
             "Where images stand: at the placeholders <image>, or, with `first`, before the first "
             "text of the user in rows that have no placeholder."
@@ -88,7 +86,9 @@ class ImageLoader:
         marked = partial(self._mark, reader)
         rows = RowLoader(
             options,
-            lambda stream, name: marked(_read_json(stream, name, options)),
+            lambda stream, name: marked(
+                read_json_rows(stream, name, max_row_bytes=options.max_row_bytes)
+            ),
             open_other=lambda file: _open_parquet(file, options, marked),
         )
         data = rows.load()
@@ -96,17 +96,19 @@ class ImageLoader:
         def restore(records: Sequence[Record]) -> list[Record]:
             return [restore_images(record, reader.known) for record in records]
 
+        train, test = restore(data.train), None if data.test is None else restore(data.test)
         return replace(
             data,
-            train=restore(data.train),
-            test=None if data.test is None else restore(data.test),
+            train=train,
+            test=test,
+            warnings=[*data.warnings, *_warn_of_shared_images(train, test)],
             validation=None if data.validation is None else restore(data.validation),
             description=f"{data.description}, {format_count(len(reader.known), 'image')}",
         )
 
     def _mark(self, reader: ImageReader, rows: Iterable[Row]) -> Iterator[Row]:
         """Yield the rows with marks of their images; a faulty image makes its row unusable."""
-        options = self.options
+        options, ignored = self.options, self.options.ignored_columns()
         asked = [c for name, c in options.columns.items() if name in _USER_FIELDS]
         mark = partial(
             mark_images,
@@ -119,36 +121,36 @@ class ImageLoader:
             fields = row.fields
             if not isinstance(fields, RowError):
                 try:
-                    fields = mark(fields)
-                    fields = to_json_fields(fields, options.max_row_bytes)
+                    used = {k: v for k, v in fields.items() if k not in ignored}
+                    others = {k: v for k, v in fields.items() if k in ignored}
+                    fields = to_json_fields({**others, **mark(used)}, options.max_row_bytes)
                 except RowError as error:
                     fields = error
-            yield row._replace(fields=fields)
+            # A row that is read again must keep its marks, so it has no span in the file.
+            span = row.span if isinstance(fields, RowError) else None
+            yield row._replace(fields=fields, span=span)
 
 
-def _read_json(stream: ByteStream, name: str, options: ImageOptions) -> Iterator[Row]:
-    """Yield the rows of JSON Lines or of a JSON array."""
-    if stream.peek(1 << 10).lstrip().startswith(b"["):
-        try:
-            items = json.loads(stream.read())
-        except (ValueError, RecursionError) as error:
-            raise DataError(name, f"is not a JSON array: {error!s:.100}") from error
-        lines: Iterable[bytes] = (json.dumps(item).encode() for item in items)
-    else:
-        lines = iter(partial(stream.readline, options.max_row_bytes + 2), b"")
-    for number, line in enumerate(lines, 1):
-        if len(line) > options.max_row_bytes:
-            hint = "raise data.max_row_bytes, or keep the images in files"
-            raise DataError(f"{name}:{number}", "the row is too large", hint=hint)
-        if line.strip():
-            yield Row(number, _parse(line))
+def _warn_of_shared_images(train: Sequence[Record], test: Sequence[Record] | None) -> Iterator[str]:
+    """Yield warnings about images that training and test rows share, or may share after a split."""
+    if shared := _count_rows(train).keys() & _count_rows(test or ()).keys():
+        yield f"{format_count(len(shared), 'image')} of test rows also in training rows"
+    ungrouped = _count_rows([record for record in train if record.group is None])
+    if test is None and (several := sum(count > 1 for count in ungrouped.values())):
+        yield (
+            f"{format_count(several, 'image')} in more than one row, which may be in different "
+            "splits: name the column that identifies the image with data.group"
+        )
 
 
-def _parse(line: bytes) -> dict[str, Any] | RowError:
-    try:
-        return parse_row(line.strip())
-    except RowError as error:
-        return error
+def _count_rows(records: Sequence[Record]) -> Counter[str]:
+    """Return the number of rows with each image."""
+    return Counter(
+        sha256
+        for record in records
+        if isinstance(record, Chat)
+        for sha256 in {p.sha256 for m in record.messages for p in m.media if isinstance(p, Image)}
+    )
 
 
 def _open_parquet(file: DataFile, options: ImageOptions, marked: Any) -> RowSource | None:

@@ -36,8 +36,9 @@ _ASK = ("prompt", "question", "instruction", "input", "query")
 _CONVERSATIONS = ("messages", "conversations", "conversation", "prompt")
 _USERS = ("user", "human")
 _IMAGE_TYPES = ("image", "image_url", "input_image")
-_SOURCES = ("image_url", "image", "path", "url", "bytes")
-"""Keys of an image part that may hold the image, or an object that holds it."""
+_SOURCES = ("image_url", "image", "url")
+"""Keys of an image part that may hold the image, or an object that holds it; others are `bytes`
+and `path`, of which the bytes count."""
 
 Read = Callable[[object], Image]
 
@@ -49,16 +50,16 @@ def mark_images(
 
     ``column`` holds the images; None: ``images`` or ``image``. With ``first``, the images of a row
     without placeholders stand before the first text of the user. ``asked`` names further columns
-    with texts of the user.
+    with texts of the user, or with conversations.
 
     Raises:
         RowError: an image cannot be used, or the placeholders and the images do not agree.
     """
     _refuse_reserved(fields)
-    name = column or next((c for c in ("images", "image") if fields.get(c) is not None), "images")
+    name = column or next((c for c in ("images", "image") if fields.get(c)), "images")
     listed = fields.get(name)
     values = listed if isinstance(listed, list) else [] if listed in (None, "") else [listed]
-    row = _Row(read, values, (*_ASK, *asked))
+    row = _Row(read, values, (*asked, *_ASK))
     found = {key: row.column(key, value) for key, value in fields.items() if key != name}
     if first and values and not row.placeholders:
         found = _place_first(found, row.asked, "".join(row.next() for _ in values))
@@ -89,7 +90,7 @@ class _Row:
 
     def column(self, name: str, value: object) -> object:
         """Return a column with marks in place of placeholders."""
-        if isinstance(value, list) and name in _CONVERSATIONS:
+        if isinstance(value, list) and name in (*_CONVERSATIONS, *self.asked):
             return [self._message(item) for item in value]
         if isinstance(value, str) and name in self.asked:
             return self._text(value)
@@ -98,6 +99,7 @@ class _Row:
 
     def _message(self, item: object) -> object:
         if not isinstance(item, Mapping):
+            _refuse_placeholder(item, "a turn without a role")
             return item
         role = item.get("role", item.get("from"))
         if role not in _USERS:
@@ -113,10 +115,7 @@ class _Row:
         if not isinstance(part, Mapping):
             return part
         if part.get("type") in _IMAGE_TYPES:
-            source = next((part[key] for key in _SOURCES if part.get(key) is not None), None)
-            if isinstance(source, Mapping) and "url" in source:
-                source = source["url"]
-            text = self.next() if source is None else _mark(self.read(source))
+            text = _mark(self.read(found[0])) if (found := _sources(part)) else self.next()
             return {"type": "text", "text": text}
         if isinstance(part.get("text"), str):
             return {**part, "text": self._text(part["text"])}
@@ -126,13 +125,25 @@ class _Row:
         return re.sub(PLACEHOLDER, lambda match: self.next(), text)
 
 
+def _sources(part: Mapping[str, Any]) -> list[object]:
+    """Return the image of a part, or nothing if it is the next one of the column."""
+    found = [part[key] for key in _SOURCES if part.get(key) is not None]
+    found += [part] if (part.get("bytes"), part.get("path")) != (None, None) else []
+    if len(found) > 1 or part.get("text"):
+        hint = "write one part for each image, and one for each text"
+        raise RowError("a part has more than one image or text", hint=hint)
+    return [s.get("url") or s if isinstance(s, Mapping) else s for s in found]
+
+
 def _mark(image: Image) -> str:
     return f"{_OPEN}{image.sha256}{_CLOSE}"
 
 
-def _place_first(fields: dict[str, object], asked: Iterable[str], marks: str) -> dict[str, object]:
+def _place_first(
+    fields: dict[str, object], asked: tuple[str, ...], marks: str
+) -> dict[str, object]:
     """Put marks before the first text of the user."""
-    for name in _CONVERSATIONS:
+    for name in (*_CONVERSATIONS, *asked):
         turns = fields.get(name)
         if isinstance(turns, list):
             for at, turn in enumerate(turns):

