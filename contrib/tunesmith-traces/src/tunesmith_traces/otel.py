@@ -101,7 +101,9 @@ def _read_attributes(attributes: Any) -> JSON:
 
 
 def _plain(value: JSON) -> Any:
-    kind, found = next(iter(value.items()), ("", None))
+    if not value:  # OTLP writes null as an empty object
+        return None
+    ((kind, found),) = value.items()
     if kind == "arrayValue":
         return [_plain(item) for item in found.get("values") or ()]
     if kind == "kvlistValue":
