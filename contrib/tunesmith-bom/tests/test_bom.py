@@ -64,6 +64,9 @@ def check_results(run: Any, tmp_path: Path) -> None:
         ends = found["confidenceInterval"]
         values = float(found["value"]), float(ends["lowerBound"]), float(ends["upperBound"])
         assert values == (event.value, event.low, event.high)
+        rows = "test rows" if event.evaluator in ("exact-match", "perplexity") else (
+            f"rows of {event.evaluator}")  # fmt: skip
+        assert found["slice"] == f"all {event.n} {rows}"
     assert str(tmp_path) not in text and "network 1" not in text
 
 

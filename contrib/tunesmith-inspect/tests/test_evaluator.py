@@ -13,15 +13,17 @@ from click.testing import CliRunner
 from inspect_ai import eval as evaluate
 from inspect_ai.log import list_eval_logs, read_eval_log, write_eval_log
 from inspect_ai.model import get_model
+from inspect_ai.scorer import value_to_float
 from task_files import write_task
 
 import tunesmith
 from tunesmith.contracts import Measurement, TextModel
 from tunesmith.errors import UsageError
 from tunesmith.options import from_table
+from tunesmith.storage import RunFolder
 from tunesmith.testing import FakeTextModel
 from tunesmith_cli.app import app
-from tunesmith_inspect.evaluator import Inspect
+from tunesmith_inspect.evaluator import Inspect, to_number
 from tunesmith_inspect.log_command import command
 from tunesmith_inspect.offer import InspectOptions
 from tunesmith_inspect.run_logs import make_logs
@@ -112,6 +114,41 @@ def test_unsuitable_tasks_are_explained(
 def test_missing_tasks_are_explained(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"cannot be run|tasks"):
         measure(FakeTextModel(), tmp_path / "missing.py")
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [("C", 1), ("I", 0), ("P", 0.5), ("N", 0), ("Yes", 1), ("0.25", 0.25), (True, 1), (3, 3)],
+)
+def test_values_are_read_as_inspect_reads_them(value: Any, number: float) -> None:
+    assert to_number(value, "task") == number == value_to_float()(value)
+
+
+@pytest.mark.parametrize("value", ["unknown", "", "nan", math.nan, [1], {"a": 1}])
+def test_values_that_inspect_counts_as_zero_are_refused(value: Any) -> None:
+    with pytest.raises(UsageError, match="for a sample"):
+        to_number(value, "task")
+
+
+def test_an_interrupted_log_command_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    logs = [("a", None), ("b", None)]
+    monkeypatch.setattr("tunesmith_inspect.run_logs.make_logs", lambda *given: logs)
+    monkeypatch.setattr("tunesmith_inspect.log_command.load_report", lambda folder: None)
+    monkeypatch.setattr("tunesmith_inspect.log_command.RunFolder.open", RunFolder)
+
+    def write(log: object, path: Path) -> None:
+        assert path.name == "a.eval", "the disk is full"
+        path.touch()
+
+    monkeypatch.setattr("inspect_ai.log.write_eval_log", write)
+    failed = CliRunner().invoke(command, [str(run), "--out", str(tmp_path / "logs")])
+    assert "the disk is full" in str(failed.exception)
+    assert [path.name for path in tmp_path.iterdir() if "inspect" in path.name] == []
+    assert not (tmp_path / "logs").exists()
 
 
 def test_stop_texts_end_an_answer() -> None:

@@ -20,7 +20,7 @@ from tunesmith.options import from_table
 from tunesmith.records import Message
 from tunesmith.testing import FakeTextModel
 from tunesmith_lm_eval.evaluator import LmEval
-from tunesmith_lm_eval.harness_model import HarnessModel, cut, move_spaces, to_prompt
+from tunesmith_lm_eval.harness_model import HarnessModel, cut, move_spaces, read_limit, to_prompt
 from tunesmith_lm_eval.offer import LmEvalOptions
 from tunesmith_torch.generation.open_model import open_text_model
 from tunesmith_torch.options.training import TrainingOptions
@@ -115,6 +115,37 @@ def test_chat_asks_in_conversations(ours: TextModel, theirs: HFLM, tmp_path: Pat
     assert measure(asked, task=str(task), chat=True, limit=2).values == (1, 0)
     mark = HarnessModel(FakeTextModel()).apply_chat_template([{"role": "user", "content": "Hi"}])
     assert to_prompt(mark) == (Message("user", "Hi"),) and to_prompt("Hi") == "Hi"
+
+
+def test_worked_examples_are_turns_of_the_conversation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    generate = FakeTextModel.generate
+
+    def record(self: FakeTextModel, prompts: Any, *others: Any) -> Any:
+        asked.extend(prompts)
+        return generate(self, prompts, *others)
+
+    monkeypatch.setattr(FakeTextModel, "generate", record)
+    task = str(write_generation(tmp_path))
+    measure(FakeTextModel(), task=task, chat=True, num_fewshot=2, limit=1)
+    roles = [message.role for message in asked[0]]
+    assert roles == ["user", "assistant", "user", "assistant", "user"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "limit"),
+    [
+        ({}, 256),
+        ({"max_gen_toks": 5, "max_tokens": 9}, 5),
+        ({"max_new_tokens": 6}, 6),
+        ({"max_tokens": 7}, 7),
+        ({"max_completion_tokens": 8}, 8),
+    ],
+)
+def test_every_name_of_the_token_limit_is_read(settings: dict[str, Any], limit: int) -> None:
+    assert read_limit({"do_sample": False, **settings}) == limit
 
 
 def test_spaces_move_to_the_answer_and_stop_texts_end_it() -> None:

@@ -10,7 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from samples import CALLS, FORMS, JSON, answer, expected, langfuse, openai, spans, user, write
+from samples import (
+    CALLS,
+    FORMS,
+    JSON,
+    answer,
+    expected,
+    langfuse,
+    openai,
+    parts,
+    spans,
+    user,
+    write,
+)
 
 import tunesmith
 from tunesmith.contracts import Dataset
@@ -65,9 +77,9 @@ def test_feedback_becomes_labels_or_a_filter(form: str, tmp_path: Path) -> None:
 
 
 def test_facts_of_a_call_are_labels() -> None:
-    (first,) = read_openai(openai()[0])
-    (second,) = read_langfuse(langfuse()[0])
-    (third,) = read_otel(spans()[0])
+    reads = (read_openai(openai()[0]), read_langfuse(langfuse()[0]), read_otel(spans()[0]))
+    first, second, third = (call() for calls in reads for call in calls)
+    assert first and second and third
     assert [trace.labels["model"] for trace in (first, second, third)] == ["m-1"] * 3
     assert [trace.conversation for trace in (first, second, third)] == ["one"] * 3
     assert (first.finish_reason, third.finish_reason) == ("stop", "stop")
@@ -128,6 +140,132 @@ def test_personal_data_is_masked_in_all_texts_but_not_in_ids(tmp_path: Path) -> 
     assert mail in unmasked.messages[0].text
 
 
+MAIL, PHONE, CARD = "anna.meier@firma-meier.de", "+49 30 901820", 4111111111111111
+
+
+def with_call(arguments: Any, result: str = "done") -> list[JSON]:
+    call = {"id": "f1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    tool = {"role": "tool", "tool_call_id": "f1", "content": result}
+    return [user("a?"), {**answer(""), "tool_calls": [call]}, tool]
+
+
+def with_answer(**changes: Any) -> list[JSON]:
+    return [user("a?"), {**answer("Hi"), **changes}, user("And?")]
+
+
+def masked_forms() -> dict[str, list[JSON]]:
+    """Messages with personal data in each place that becomes part of a record."""
+    content = [{"type": "thinking", "thinking": MAIL}, {"type": "text", "text": "Hi"}]
+    return {
+        "name": [{**user("Hi"), "name": MAIL}],
+        "value": [{"from": "human", "value": f"I am {MAIL}"}],
+        "thinking": with_answer(thinking=f"It is {MAIL}"),
+        "part": with_answer(content=content),
+        "arguments": with_call({"to": MAIL, "list": [{"id": MAIL}], "card": CARD, PHONE: 1}),
+        "escaped": with_call(json.dumps({"text": f"Call\n{PHONE} or\n{MAIL}"})),
+        "result": with_call("{}", json.dumps({"a": f"x\n{PHONE}", "card": CARD})),
+    }
+
+
+@pytest.mark.parametrize("form", masked_forms())
+def test_every_part_of_a_record_is_masked(form: str, tmp_path: Path) -> None:
+    rows = [call("", "b", messages=masked_forms()[form], id=PHONE, user=MAIL)]
+    path = write(tmp_path / "calls.jsonl", rows)
+    found = load(path, mask=True)
+    (record,) = found.train
+    assert not any(item in repr(record) for item in (MAIL, PHONE, str(CARD)))
+    assert any(item in repr([*load(path).train]) for item in (MAIL, PHONE, str(CARD)))
+
+
+def test_skipped_rows_and_slices_are_masked(tmp_path: Path) -> None:
+    broken = call(f"Write to {MAIL}", "x", metadata={"rating": f"call {PHONE}", "user": MAIL})
+    good = call(f"Is {MAIL} right?", "no", metadata={"rating": "up", "user": MAIL})
+    path = write(tmp_path / "calls.jsonl", [good, broken])
+    with path.open("a") as file:
+        file.write(f'{{"messages": "{MAIL}\n')
+    options = {"feedback": "rating", "max_skipped": 1, "slices": ["user"]}
+    found = load(path, mask=True, **options)
+    assert [row.where.rpartition(":")[2] for row in found.skipped] == ["2", "3"]
+    assert not any(item in repr(found) for item in (MAIL, PHONE))
+    assert dict(next(iter(found.train)).slices) == {"user": "[EMAIL]"}
+    assert MAIL in repr(load(path, **options).skipped)
+
+
+@pytest.mark.parametrize("form", ["langfuse_traces", "otlp"])
+def test_a_call_with_an_error_does_not_hide_the_others_of_its_row(
+    form: str, tmp_path: Path
+) -> None:
+    rows = FORMS[form]()
+    calls = rows[0]["observations"][1:] if form == "langfuse_traces" else (
+        rows[0]["resourceSpans"][0]["scopeSpans"][0]["spans"])  # fmt: skip
+    calls[0] |= {"output": 7, "attributes": [{"key": "gen_ai.input.messages", "value": 7}]}
+    found = load(write(tmp_path / "calls.jsonl", rows), max_skipped=0.5)
+    assert plain(found.train) == expected()[1:] and len(found.skipped) == 1
+
+
+def test_earlier_answers_are_not_trained_whatever_their_role(tmp_path: Path) -> None:
+    messages = [user("a?"), {"role": "model", "content": "a"}, user("b?")]
+    (record,) = load(write(tmp_path / "calls.jsonl", [call("", "b", messages=messages)])).train
+    assert [m.weight for m in record.messages if m.role == "assistant"] == [0, 1]
+
+
+def test_calls_without_an_id_are_not_one_conversation(tmp_path: Path) -> None:
+    rows = [call("a?", "a"), call("b?", "b")]
+    for row in rows:
+        del row["id"]
+    generations = [{"input": f"{n}?", "output": "c"} for n in range(2)]
+    span = [{"attributes": spans()[n]["attributes"]} for n in (0, 2)]
+    for item in span:
+        del item["attributes"]["gen_ai.conversation.id"]
+    found = load(write(tmp_path / "calls.jsonl", [*rows, *generations, *span])).train
+    assert len({record.group for record in found}) == len(found) == 6
+
+
+@pytest.mark.parametrize("reason", ["MAX_TOKENS", "length", "content_filter"])
+def test_every_form_tells_that_an_answer_was_cut_off(reason: str, tmp_path: Path) -> None:
+    choice = {"message": answer("c"), "finish_reason": reason}
+    span = spans()[0]
+    span["attributes"]["gen_ai.output.messages"] = json.dumps([parts(answer("c"))])
+    span["attributes"]["gen_ai.response.finish_reasons"] = [reason]
+    rows = [call("a?", "a", choices=[choice]), {"input": "b?", "output": {"choices": [choice]}}]
+    found = load(write(tmp_path / "calls.jsonl", [call("a?", "a"), *rows, span]))
+    assert len(found.train) == 1 and not found.skipped
+    assert "3 with an answer that was cut off" in found.warnings[-1]
+
+
+def test_the_word_of_a_score_decides_and_the_last_score(tmp_path: Path) -> None:
+    span = spans()[0]
+    span["events"][0]["attributes"] |= {
+        "gen_ai.evaluation.score.label": "fail",
+        "gen_ai.evaluation.score.value": 0.9,  # toxicity, of which more is worse
+    }
+    scores = [
+        {"name": "rating", "value": 0, "timestamp": "2026-01-02T00:00:00Z"},
+        {"name": "rating", "value": 1, "timestamp": "2026-01-01T00:00:00Z"},
+    ]
+    row = {**langfuse()[1], "scores": scores}
+    found = load(write(tmp_path / "calls.jsonl", [span, row]), feedback="rating")
+    assert [record.label for record in found.train] == [False, False]
+
+
+def test_answers_that_are_json_are_texts(tmp_path: Path) -> None:
+    answers = ['["a", "b"]', '{"team": "network"}', "[note] a"]
+    rows = [{"input": f"{n}?", "output": text} for n, text in enumerate(answers)]
+    found = load(write(tmp_path / "calls.jsonl", rows)).train
+    assert [record.messages[-1].text for record in found] == answers
+
+
+def test_the_system_prompt_beside_the_messages_is_used(tmp_path: Path) -> None:
+    given = {"system": "Be brief.", "messages": [user("a?")]}
+    (record,) = load(write(tmp_path / "calls.jsonl", [{"input": given, "output": "b"}])).train
+    assert [m.role for m in record.messages] == ["system", "user", "assistant"]
+
+
+def test_multiple_choice_data_is_not_taken_for_traces(tmp_path: Path) -> None:
+    row = {"question": "a?", "choices": [{"label": "A", "text": "b"}], "answerKey": "A"}
+    assert not TRACES.recognizes(str(write(tmp_path / "arc.jsonl", [row])))
+
+
 def test_slices_are_labels_of_the_call(tmp_path: Path) -> None:
     rows = [call("a?", "a", model="m-1", metadata={"tier": "free"}), call("b?", "b", model="m-2")]
     found = load(write(tmp_path / "calls.jsonl", rows), slices=["model", "tier"])
@@ -142,15 +280,20 @@ def test_slices_are_labels_of_the_call(tmp_path: Path) -> None:
     [
         (True, 0.5, True), (False, 0.5, False), (None, 0.5, None), (1, 0.5, True), (-1, 0.5, False),
         (3, 4, False), (4, 4, True), ("5", 4, True), (" Up ", 0.5, True), ("NO", 0.5, False),
+        ("", 0.5, None), ("incorrect", 0.5, False),
     ],
 )  # fmt: skip
 def test_feedback_is_a_number_or_a_word(value: object, good_from: float, label: bool) -> None:
     assert read_label(value, good_from) is label
 
 
-def test_unknown_feedback_skips_the_row(tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", ["so la la", "nan", float("nan"), float("inf")])
+def test_unknown_feedback_is_neither_good_nor_bad(value: object) -> None:
     with pytest.raises(RowError, match="unknown value"):
-        read_label("so la la", 0.5)
+        read_label(value, 0.5)
+
+
+def test_unknown_feedback_skips_the_row(tmp_path: Path) -> None:
     rows = [call(f"{n}?", "a", metadata={"rating": "up"}) for n in range(3)]
     rows.append(call("x?", "a", metadata={"rating": "so la la"}))
     path = write(tmp_path / "calls.jsonl", rows)

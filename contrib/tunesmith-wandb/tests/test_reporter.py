@@ -10,6 +10,7 @@ import json
 import random
 import resource
 import struct
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -113,7 +114,11 @@ def test_the_readme_runs_and_its_files_are_read_back(
     assert verdict["word"] in card.read_text()
 
 
-def test_a_resumed_run_continues_the_run_with_its_id(tmp_path: Path) -> None:
+def test_a_resumed_run_continues_the_run_with_its_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["tunesmith", "run", "--set", f"model.token={SECRET}"])
+
     def steps(*numbers: int) -> list[Event]:
         return [sample_event(StepFinished, step=n, loss=1 / n, metrics={}) for n in numbers]
 
@@ -131,6 +136,30 @@ def test_a_resumed_run_continues_the_run_with_its_id(tmp_path: Path) -> None:
     assert "test/sample/tuned/value" in stored.summary and stored.summary["status"] == "ok"
     files = [path for path in boards.rglob("*") if path.is_file()]
     assert files and all(SECRET.encode() not in path.read_bytes() for path in files)
+
+
+def test_another_project_gets_the_whole_run(tmp_path: Path) -> None:
+    for project in ("one", "two"):
+        boards = tmp_path / "boards"
+        options = WandbOptions(folder=str(boards), project=project, wait=30)
+        build = lambda: reporter.build(options, RunFolder(tmp_path))  # noqa: B023, E731
+        assert not send_events(build, [sample_event(RunStarted), sample_event(StepFinished)])
+        time.sleep(1.1)  # the names of folders have the second
+    assert len(read(boards).curves["train/loss"]) == 2
+
+
+def test_without_a_key_the_terminal_is_not_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    asked: list[object] = []
+    prompt = "wandb.sdk.lib.wbauth.prompt.prompt_and_save_api_key"
+    monkeypatch.setattr(prompt, lambda **given: asked.append(given))
+    options = WandbOptions(folder=str(tmp_path), mode="online", wait=30)
+    build = lambda: reporter.build(options, RunFolder(tmp_path))  # noqa: E731
+    problems = send_events(build, sample_run(steps=3))
+    assert "WANDB_API_KEY" in problems[0] and not asked
 
 
 def test_a_folder_that_cannot_be_created_becomes_a_warning(tmp_path: Path) -> None:

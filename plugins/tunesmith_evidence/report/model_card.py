@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tunesmith import distributed
 from tunesmith.errors import EnvironmentProblem
-from tunesmith.events import JSON
+from tunesmith.events import BASE, JSON
 from tunesmith.machine import expand_home
 from tunesmith.plan import Plan
 from tunesmith.storage import write_atomic
@@ -180,26 +180,49 @@ def _front_matter(
     yield "---"
 
 
+def _get_data_options(view: ReportView) -> JSON:
+    started = view.report.started
+    options: JSON = started.plan.get("data", {}) if started else {}
+    return options
+
+
 def _find_dataset(view: ReportView) -> str | None:
     """Return the Hub name of the training data, or None if the data is local."""
-    data = view.report.started.plan.get("data", {}) if view.report.started else {}
+    data = _get_data_options(view)
     name = str(data.get("train", "")).removeprefix("hf://").removeprefix("datasets/")
     return name if data.get("use") == "hub-dataset" and is_hub_name(name) else None
 
 
+def _describe_test_rows(view: ReportView, dataset: str | None) -> JSON:
+    """Return the test rows as the dataset of a result; its revision is a commit of the Hub."""
+    options, data = _get_data_options(view), view.report.data
+    source: JSON = {"type": dataset or "private", "name": dataset or "test rows", "split": "test"}
+    if dataset:
+        split_off = f"part of {options.get('split', 'train')}"
+        source |= {"config": options.get("name"), "revision": options.get("revision")}
+        source |= {"split": options.get("test_split") or split_off}
+    if data and data.fingerprint:
+        source |= {"args": {"fingerprint": data.fingerprint}}
+    return {key: value for key, value in source.items() if value is not None}
+
+
 def _list_results(view: ReportView, dataset: str | None) -> Iterator[JSON]:
-    """Yield the finite scores of the tuned model on test rows, with interval and rows."""
-    data = view.report.data
-    source = {"type": dataset or "private", "name": dataset or "test rows", "split": "test"}
-    source |= {"revision": data.fingerprint} if data and data.fingerprint else {}
-    for event in view.report.tuned:
+    """Yield the finite scores of the tuned model on test rows, with interval and rows.
+
+    Evaluators of side effects, which alone measure the base model, have their own rows.
+    """
+    report, test_rows = view.report, _describe_test_rows(view, dataset)
+    apart = {event.evaluator for event in report.measured.values() if event.model == BASE}
+    for event in report.tuned:
         values = {"low": event.low, "high": event.high, "n": event.n, "confidence": 0.95}
         if not math.isfinite(event.value):
             continue
+        own = {"type": event.evaluator, "name": f"rows of {event.evaluator}", "split": "test"}
         metric = {
             "type": event.metric,
-            "name": view.report.metric_label(event.evaluator, event.metric),
+            "name": report.metric_label(event.evaluator, event.metric),
             "value": event.value,
             "args": {key: value for key, value in values.items() if math.isfinite(value)},
         }
+        source = own if event.evaluator in apart else test_rows
         yield {"task": {"type": "text-generation"}, "dataset": source, "metrics": [metric]}

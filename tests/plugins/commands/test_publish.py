@@ -173,6 +173,27 @@ def test_the_card_names_a_dataset_of_the_hub() -> None:
     read = ModelCard(text).data
     assert read.datasets == ["org/tickets"] and read.to_dict()["base_model_relation"] == "quantized"
     assert read.eval_results and read.eval_results[0].dataset_type == "org/tickets"
+    assert read.eval_results[0].dataset_split == "part of train"
+    assert read.eval_results[0].dataset_revision is None
+
+
+def test_scores_on_rows_of_an_evaluator_are_not_scores_on_the_dataset() -> None:
+    data = {"use": "hub-dataset", "train": "hf://org/tickets", "test_split": "held-out"}
+    data |= {"revision": SHA, "name": "en"}
+    skills = [
+        sample_event(Measured, model=model, evaluator="skills", metric="skills")
+        for model in ("base", "tuned")
+    ]
+    own = sample_event(Measured, model="tuned", evaluator="exact-match", metric="exact-match")
+    report = build_report([sample_event(RunStarted, plan={"data": data}), own, *skills])
+    view = ReportView(report, Path("run"))
+    text = render_model_card(view, name="a/b", base=None, license=None, form="adapter")
+    results = ModelCard(text).data.eval_results or []
+    assert {r.metric_type: (r.dataset_type, r.dataset_split) for r in results} == {
+        "exact-match": ("org/tickets", "held-out"),
+        "skills": ("skills", "test"),
+    }
+    assert (results[0].dataset_revision, results[0].dataset_config) == (SHA, "en")
 
 
 def test_an_adapter_without_a_base_on_the_hub_is_noted(run: Path) -> None:

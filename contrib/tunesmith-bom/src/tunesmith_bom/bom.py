@@ -17,14 +17,14 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from tunesmith.errors import UsageError
-from tunesmith.events import Measured
+from tunesmith.events import BASE, Measured
 from tunesmith.execution.evaluate import read_rows
 from tunesmith.statistics import mean_interval
 from tunesmith_evidence.report.facts import name_base_model
 from tunesmith_evidence.report.view import ReportView
 
 JSON = dict[str, Any]
-MODEL, BASE, DATA = "model", "base-model", "data"
+MODEL, BASE_MODEL, DATA = "model", "base-model", "data"
 MIN_SLICE = 5
 """Fewest rows of a slice with an own score."""
 LIMITS = (
@@ -55,7 +55,7 @@ def make_bom(view: ReportView, license: str | None) -> JSON:
     }
     base: JSON = {
         "type": "machine-learning-model",
-        "bom-ref": BASE,
+        "bom-ref": BASE_MODEL,
         "name": name_base_model(report) or "unknown",
         **({"licenses": [{"license": {"name": license}}]} if license else {}),
         "properties": _properties(**(report.model.files if report.model else {})),
@@ -72,7 +72,7 @@ def make_bom(view: ReportView, license: str | None) -> JSON:
         },
         "components": [base, _describe_data(view), *libraries],
         "dependencies": [
-            {"ref": MODEL, "dependsOn": [BASE, DATA, *(c["bom-ref"] for c in libraries)]}
+            {"ref": MODEL, "dependsOn": [BASE_MODEL, DATA, *(c["bom-ref"] for c in libraries)]}
         ],
     }
 
@@ -109,8 +109,16 @@ def _make_model_card(view: ReportView) -> JSON:
 
 def _list_metrics(event: Measured, view: ReportView) -> Iterator[JSON]:
     """Yield a metric of the tuned model on all test rows, and on each slice of them."""
-    label = view.report.metric_label(event.evaluator, event.metric)
-    yield _make_metric(label, f"all {event.n} test rows", event.value, event.low, event.high)
+    report = view.report
+    label = report.metric_label(event.evaluator, event.metric)
+    # Evaluators of side effects, which alone measure the base model, have their own rows.
+    has_own = any(
+        e.model == BASE and e.evaluator == event.evaluator for e in report.measured.values()
+    )
+    rows_name = f"rows of {event.evaluator}" if has_own else "test rows"
+    if math.isfinite(event.value):
+        whole = f"all {event.n} {rows_name}"
+        yield _make_metric(label, whole, event.value, event.low, event.high)
     groups: dict[tuple[str, str], list[JSON]] = defaultdict(list)
     for row in read_rows(view.folder / event.records, event.metric):
         for item in row.get("slices", {}).items():
@@ -122,7 +130,7 @@ def _list_metrics(event: Measured, view: ReportView) -> Iterator[JSON]:
         units = [row.get("group") for row in rows]
         if any(weights):
             mean = mean_interval(values, weights, groups=units, bounds=event.bounds)
-            where = f"{name}={value}, {len(rows)} test rows"
+            where = f"{name}={value}, {len(rows)} {rows_name}"
             yield _make_metric(label, where, mean.value, mean.low, mean.high)
 
 

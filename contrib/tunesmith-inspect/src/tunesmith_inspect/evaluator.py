@@ -5,20 +5,25 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 
 from inspect_ai import eval as evaluate
 from inspect_ai.log import EvalLog, EvalSample
 from inspect_ai.model import Model
-from inspect_ai.scorer import value_to_float
+from inspect_ai.scorer import Value, value_to_float
 
 from tunesmith.contracts import Measurement, TextModel
 from tunesmith.errors import UsageError
 from tunesmith.prepared import RowWise
 from tunesmith.records import Completion, Record
+from tunesmith.text import one_line
 from tunesmith_inspect.offer import METRIC, InspectOptions
 from tunesmith_inspect.text_model_api import PARALLEL, to_inspect_model
 
 to_float = value_to_float()
+LETTERS, WORDS = ("C", "I", "P", "N"), ("yes", "true", "no", "false")
+"""Texts that inspect's metrics read as numbers."""
+NUMBERS = "use a scorer that gives one number, or one of the letters C, I, P and N, per sample"
 
 
 class Inspect(RowWise):
@@ -98,13 +103,25 @@ def average_epochs(
             if name not in scores:
                 names = ", ".join(scores) or "none"
                 raise UsageError(f"{task}: no scorer {scorer!r}", hint=f"scorers: {names}")
-            if isinstance(scores[name].value, dict | list):
-                raise UsageError(
-                    f"{task}: {name} gives several values per sample", hint="use another scorer"
-                )
-            values.append(to_float(scores[name].value))
+            values.append(to_number(scores[name].value, f"{task}: {name}"))
         rows.append((group[0], math.fsum(values) / len(values)))
     return rows
+
+
+def to_number(value: Value, what: str) -> float:
+    """Return a value of a sample as inspect's metrics read it.
+
+    Raises:
+        UsageError: it is not a number, for which inspect would count 0.
+    """
+    is_letter = value in LETTERS or str(value).lower() in WORDS
+    number = to_float(value) if is_letter or isinstance(value, int | float) else math.nan
+    if isinstance(value, str) and not is_letter:
+        with suppress(ValueError):
+            number = float(value)
+    if math.isfinite(number):
+        return number
+    raise UsageError(f"{what} gives {one_line(str(value))} for a sample", hint=NUMBERS)
 
 
 def to_record(task: str, sample: EvalSample) -> Record:

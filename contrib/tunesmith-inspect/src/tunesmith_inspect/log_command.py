@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 
@@ -36,8 +37,12 @@ def command(run: Path, out: Path | None) -> None:
     logs = dict(make_logs(load_report(folder), folder.path))
     if not logs:
         raise UsageError(f"{run}: nothing has been measured yet", hint=f"tunesmith resume {run}")
-    target.mkdir(parents=True)
-    for name, log in logs.items():
-        write_eval_log(log, target / f"{name}.eval")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".inspect-", dir=target.parent) as temporary:
+        part = Path(temporary, "logs")  # becomes the folder when it is complete
+        part.mkdir()
+        for name, log in logs.items():
+            write_eval_log(log, part / f"{name}.eval")
+        part.rename(target)
     render.print_text(f"wrote {format_count(len(logs), 'log')} to {render.shell_path(target)}")
     render.print_note(f"next: inspect view --log-dir {render.shell_path(target)}")

@@ -48,6 +48,7 @@ class LmEval(RowWise):
                 limit=options.limit,
                 bootstrap_iters=0,
                 apply_chat_template=options.chat,
+                fewshot_as_multiturn=options.chat,  # as the harness does with a chat template
             )
         rows = [
             row

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from lm_eval.api.model import LM
+from lm_eval.models.utils import normalize_gen_kwargs
 
 from tunesmith.contracts import TextModel
 from tunesmith.errors import UsageError
@@ -102,12 +103,13 @@ def read_limit(settings: dict[str, Any]) -> int:
     Raises:
         UsageError: the answer is sampled at random.
     """
-    if settings.get("do_sample") and settings.get("temperature", 1) > 0:
+    found = normalize_gen_kwargs(settings, MAX_NEW_TOKENS)
+    if found.get("do_sample") and found["temperature"] > 0:
         raise UsageError(
             "the task samples answers at random, but only greedy answers can be measured",
             hint="set do_sample: false in the generation_kwargs of the task",
         )
-    return int(settings.get("max_gen_toks", settings.get("max_new_tokens", MAX_NEW_TOKENS)))
+    return int(found["max_gen_toks"])
 
 
 def cut(text: str, until: str | Sequence[str] | None) -> str:

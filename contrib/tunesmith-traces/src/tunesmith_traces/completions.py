@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from tunesmith_data import RowError, json_type
-from tunesmith_traces.trace import JSON, Trace
+from tunesmith_traces.trace import JSON, Call, Trace
 
 _LABELS = ("model", "name", "version", "environment", "release")
 
 
-def read_openai(row: JSON) -> Iterator[Trace]:
-    """Yield the call of a row: a completion with ``messages``, or ``request`` and ``response``.
+def read_openai(row: JSON) -> Iterator[Call]:
+    """Yield the call of a row: a completion with ``messages``, or ``request`` and ``response``."""
+    yield partial(_read_completion, row)
+
+
+def _read_completion(row: JSON) -> Trace:
+    """Return the call of a row.
 
     Raises:
         RowError: the call has no messages or no answer.
@@ -26,8 +32,8 @@ def read_openai(row: JSON) -> Iterator[Trace]:
         hint = "store the messages of each completion under `messages`, beside its choices"
         raise RowError("the completion has no messages", hint=hint)
     choice = {"message": {}} if failed else response["choices"][0]
-    yield Trace(
-        conversation=str(metadata.get("conversation_id") or response.get("id")),
+    return Trace(
+        conversation=str(metadata.get("conversation_id") or response.get("id") or ""),
         prompt=request["messages"],
         answer=choice["message"],
         tools=request.get("tools") or (),
@@ -38,30 +44,35 @@ def read_openai(row: JSON) -> Iterator[Trace]:
     )
 
 
-def read_langfuse(row: JSON) -> Iterator[Trace]:
-    """Yield the generations of an observation or trace; other observations are not calls.
+def read_langfuse(row: JSON) -> Iterator[Call]:
+    """Yield the observations of a row; only generations are calls."""
+    for observation in row.get("observations") or [row]:
+        yield partial(_read_observation, observation, row)
+
+
+def _read_observation(row: JSON, trace: JSON) -> Trace | None:
+    """Return the call of a generation, or None for other observations.
 
     Raises:
-        RowError: a generation has no answer.
+        RowError: the generation has no answer.
     """
-    for observation in row.get("observations") or [row]:
-        if str(observation.get("type") or "GENERATION") == "GENERATION":
-            yield _read_generation(observation, row)
-
-
-def _read_generation(row: JSON, trace: JSON) -> Trace:
+    if str(row.get("type") or "GENERATION") != "GENERATION":
+        return None
     given, failed = _parse(row.get("input")), row.get("level") == "ERROR"
     tools = given.get("tools") if isinstance(given, dict) else None
-    session = find(trace, "sessionId") or find(row, "traceId") or trace.get("id")
+    session = find(trace, "sessionId") or find(row, "traceId") or trace.get("id") or ""
+    output = _parse(row.get("output"))
+    choices = output.get("choices") if isinstance(output, dict) else None
+    choice = choices[0] if choices else {"message": output}
     return Trace(
         conversation=str(session),
         prompt=_read_prompt(given),
-        answer={} if failed else _read_answer(_parse(row.get("output"))),
+        answer={} if failed else _read_answer(choice["message"], row.get("output")),
         tools=tools or (),
-        finish_reason=str(find(row, "finishReason")),
+        finish_reason=str(choice.get("finish_reason") or find(row, "finishReason")),
         failed=failed,
         scores=_read_scores(trace, row.get("id")) | _read_scores(row, row.get("id")),
-        labels={key: row.get(key) or trace.get(key, "") for key in _LABELS},
+        labels={key: row.get(key) or trace.get(key) or "" for key in _LABELS},
     )
 
 
@@ -82,20 +93,22 @@ def _parse(value: Any) -> Any:
 
 
 def _read_prompt(given: Any) -> list[JSON]:
-    if isinstance(given, dict):
-        given = given.get("messages", given.get("prompt", [given]))
-    return [{"role": "user", "content": given}] if isinstance(given, str) else given
+    if not isinstance(given, dict):
+        return [{"role": "user", "content": given}] if isinstance(given, str) else given
+    messages = _read_prompt(given.get("messages", given.get("prompt", [given])))
+    system = given.get("system")
+    return [{"role": "system", "content": system}, *messages] if system else messages
 
 
-def _read_answer(output: Any) -> JSON:
-    if isinstance(output, dict) and output.get("choices"):
-        output = output["choices"][0]["message"]
-    output = output[-1] if isinstance(output, list) and output else output
-    if isinstance(output, str):
-        return {"content": output}
-    if not isinstance(output, dict) or not {"content", "tool_calls"} & output.keys():
+def _read_answer(output: Any, text: Any) -> JSON:
+    """Return an answer as a message; ``text`` is the output as it was recorded."""
+    message = output[-1] if isinstance(output, list) and output else output
+    if isinstance(message, dict) and {"content", "tool_calls"} & message.keys():
+        return message
+    answer = output if isinstance(output, str) else text
+    if not isinstance(answer, str):  # a text can be the JSON that was asked for
         raise RowError("`output` is not an answer", json_type(output))
-    return output
+    return {"content": answer}
 
 
 def _read_scores(row: JSON, observation: object) -> dict[str, Any]:
@@ -104,4 +117,5 @@ def _read_scores(row: JSON, observation: object) -> dict[str, Any]:
     if isinstance(scores, dict):  # lists of values by name
         return {k: v[-1] if isinstance(v, list) and v else v for k, v in scores.items()}
     own = [s for s in scores or () if find(s, "observationId") in (None, observation)]
+    own.sort(key=lambda score: str(score.get("timestamp") or ""))  # the last one counts
     return {s["name"]: find(s, "stringValue") or s.get("value") for s in own}

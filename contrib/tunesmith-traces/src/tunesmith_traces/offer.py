@@ -7,8 +7,9 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import blake2b
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import Field
 
@@ -18,14 +19,17 @@ from tunesmith.offers import DataLoaderOffer
 from tunesmith_data import ByteStream, Fields, Row, RowError, RowLoader, RowOptions, read_json_rows
 from tunesmith_traces.completions import read_langfuse, read_openai
 from tunesmith_traces.otel import read_otel
-from tunesmith_traces.trace import JSON, SESSION, Trace, read_label
+from tunesmith_traces.trace import JSON, SESSION, Call, Trace, read_label
+
+T = TypeVar("T")
 
 _MARKS = re.compile(
     rb'(?<!\\)"(?:resourceSpans"\s*:|gen_ai\.[\w.]+"\s*:'
-    rb'|choices"\s*:\s*\[\s*\{|type"\s*:\s*"GENERATION")'
+    rb'|choices"\s*:\s*\[\s*\{\s*"(?:index|message|finish_reason|logprobs)"'
+    rb'|type"\s*:\s*"GENERATION")'
 )
 """Matches names in a file that only traces have, outside of texts."""
-_CUT_OFF = ("length", "max_tokens", "content_filter")
+_CUT_OFF = ("length", "max_tokens", "content_filter", "safety")
 """Reasons why a model stopped before the end of its answer."""
 _MANY = {"resourceSpans", "observations"}
 """Keys of rows that contain several calls."""
@@ -92,29 +96,35 @@ class TraceLoader:
         number = 0
         for row in read_json_rows(stream, name, max_row_bytes=self.options.max_row_bytes):
             given = row.fields
-            found = [given] if isinstance(given, RowError) else self._read_traces(dict(given))
+            found = [given] if isinstance(given, RowError) else self._read_calls(dict(given))
             for fields in found:
                 number += 1
                 shares_line = not (isinstance(given, RowError) or _MANY.isdisjoint(given))
                 # The row of training is not the row of the file, so it has no span.
-                span = row.span if isinstance(fields, RowError) else None
+                span = row.span
+                if not isinstance(fields, RowError):
+                    span = None
+                elif self.options.mask:  # skipped rows are stored as they are in the file
+                    fields, span = RowError(fields.cause, hint=fields.hint), None
                 yield Row(row.line, fields, span, number if shares_line else row.number)
 
-    def _read_traces(self, row: JSON) -> Iterator[Fields | RowError]:
-        """Yield the rows for training that a row of the file contains, or an error."""
-        count = 0
-        try:
-            for trace in find_reader(row)(row):
-                count += 1
-                if (fields := self._to_row(trace)) is not None:
-                    yield fields
-        except RowError as error:
-            yield error
-        except _UNKNOWN_FORM as error:
-            yield RowError("the trace has an unknown form", f"{type(error).__name__}: {error}")
-        else:
-            if not count:
-                self._unused["other than calls of a model"] += 1
+    def _read_calls(self, row: JSON) -> Iterator[Fields | RowError]:
+        """Yield a row for training or an error for each call in a row of the file."""
+        calls = attempt(lambda: [*find_reader(row)(row)])
+        if isinstance(calls, RowError):
+            yield calls
+            return
+        for call in calls:
+            fields = attempt(partial(self._read_call, call))
+            if fields is not None:
+                yield fields
+
+    def _read_call(self, call: Call) -> Fields | None:
+        trace = call()
+        if trace is None:
+            self._unused["other than calls of a model"] += 1
+            return None
+        return self._to_row(trace)
 
     def _to_row(self, trace: Trace) -> Fields | None:
         """Return the row of a call, or None with its reason counted."""
@@ -136,16 +146,27 @@ class TraceLoader:
 
     def _find_reason(self, trace: Trace, label: bool | None) -> str:
         """Return why a call cannot be used, or ""."""
-        if trace.failed:
+        reason = trace.finish_reason.casefold()
+        if trace.failed or reason == "error":
             return "failed"
-        if trace.finish_reason in _CUT_OFF:
+        if reason in _CUT_OFF:
             return "with an answer that was cut off"
         if self.options.feedback is not None and label is None:
             return "without feedback"
         return "with bad feedback" if self.options.use_feedback == "filter" and not label else ""
 
 
-def find_reader(row: JSON) -> Callable[[JSON], Iterator[Trace]]:
+def attempt(call: Callable[[], T]) -> T | RowError:
+    """Return what a call returns, or the error of a row that has another form."""
+    try:
+        return call()
+    except RowError as error:
+        return error
+    except _UNKNOWN_FORM as error:
+        return RowError("the trace has an unknown form", f"{type(error).__name__}: {error}")
+
+
+def find_reader(row: JSON) -> Callable[[JSON], Iterator[Call]]:
     """Return the function that reads rows of this form.
 
     Raises:

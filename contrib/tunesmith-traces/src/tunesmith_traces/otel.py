@@ -8,39 +8,56 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from tunesmith_data import RowError
 from tunesmith_traces.completions import find
-from tunesmith_traces.trace import JSON, Trace
+from tunesmith_traces.trace import JSON, WORDS, Call, Trace
 
 _CALLS = (None, "chat", "generate_content", "text_completion")
 _FAILED = (2, "ERROR", "STATUS_CODE_ERROR")
 _SCORE = "gen_ai.evaluation.score"
 
 
-def read_otel(row: JSON) -> Iterator[Trace]:
-    """Yield the calls in the spans of a row; spans of tools, agents and others are not calls.
-
-    Raises:
-        RowError: a span of a call has no messages or no answer.
-    """
+def read_otel(row: JSON) -> Iterator[Call]:
+    """Yield each span of a row; spans of tools, agents and others are not calls."""
     for resource in row.get("resourceSpans") or [{"scopeSpans": [{"spans": [row]}]}]:
-        for span in (span for scope in resource["scopeSpans"] for span in scope["spans"]):
-            found, scores = _read_attributes(span.get("attributes")), {}
-            for event in span.get("events") or ():
-                facts = _read_attributes(event.get("attributes"))
-                score = facts.get(f"{_SCORE}.value", facts.get(f"{_SCORE}.label"))
-                if score is not None:
-                    scores[str(facts.get("gen_ai.evaluation.name"))] = score
-                else:
-                    found |= facts
-            is_call = found.get("gen_ai.operation.name") in _CALLS
-            if is_call and any(name.startswith("gen_ai.") for name in found):
-                yield _read_call(span, found, scores)
+        for scope in resource.get("scopeSpans") or ():
+            yield from (partial(_read_span, span) for span in scope.get("spans") or ())
+
+
+def _read_span(span: JSON) -> Trace | None:
+    found, scores = _read_attributes(span.get("attributes")), {}
+    for event in span.get("events") or ():
+        facts = _read_attributes(event.get("attributes"))
+        score = _read_score(facts)
+        if score is not None:
+            scores[str(facts.get("gen_ai.evaluation.name"))] = score
+        else:
+            found |= facts
+    is_call = found.get("gen_ai.operation.name") in _CALLS
+    if not is_call or not any(name.startswith("gen_ai.") for name in found):
+        return None
+    return _read_call(span, found, scores)
+
+
+def _read_score(facts: JSON) -> Any:
+    """Return the word of a score or its value.
+
+    The word counts if it is known: a high value is bad for a score such as toxicity.
+    """
+    word, value = facts.get(f"{_SCORE}.label"), facts.get(f"{_SCORE}.value")
+    is_known = str(word).strip().casefold() in WORDS
+    return word if is_known or value is None else value
 
 
 def _read_call(span: JSON, found: JSON, scores: JSON) -> Trace:
+    """Return the call of a span.
+
+    Raises:
+        RowError: the span has no messages or no answer.
+    """
     status = span.get("status") or {}
     failed = status.get("code", status.get("status_code")) in _FAILED
     given, answers = _parse(found, "gen_ai.input.messages"), _parse(found, "gen_ai.output.messages")
@@ -54,13 +71,16 @@ def _read_call(span: JSON, found: JSON, scores: JSON) -> Trace:
     system = _parse(found, "gen_ai.system_instructions")
     given = [*([{"role": "system", "parts": system}] if system else []), *given]
     context = span.get("context") or {}
-    trace = find(span, "traceId") or context.get("trace_id")
+    trace = find(span, "traceId") or context.get("trace_id") or ""
+    listed = found.get("gen_ai.response.finish_reasons")
+    reasons = [answer.get("finish_reason") for answer in answers[:1]]
+    reasons += listed if isinstance(listed, list) else [listed]
     return Trace(
         conversation=str(found.get("gen_ai.conversation.id") or trace),
         prompt=[message for item in given for message in _to_messages(item)],
         answer={} if failed else _to_messages(answers[0])[0],
         tools=[_to_tool(tool) for tool in _parse(found, "gen_ai.tool.definitions")],
-        finish_reason="" if failed else str(answers[0].get("finish_reason")),
+        finish_reason=str(next(filter(None, reasons), "")),
         failed=failed,
         scores={**found, **scores},
         labels={"model": found.get("gen_ai.request.model", ""), **found},
@@ -81,6 +101,8 @@ def _read_attributes(attributes: Any) -> JSON:
 
 
 def _plain(value: JSON) -> Any:
+    if not value:  # OTLP writes null as an empty object
+        return None
     ((kind, found),) = value.items()
     if kind == "arrayValue":
         return [_plain(item) for item in found.get("values") or ()]

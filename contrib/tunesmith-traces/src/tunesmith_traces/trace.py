@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any, TypeAlias
 
 from tunesmith_data import Fields, RowError
@@ -12,12 +15,19 @@ from tunesmith_data.personal_data import mask_row
 JSON: TypeAlias = dict[str, Any]
 WORDS = {
     **dict.fromkeys(("good", "up", "positive", "yes", "true", "pass", "like", "correct"), True),
-    **dict.fromkeys(("bad", "down", "negative", "no", "false", "fail", "dislike", "wrong"), False),
+    **dict.fromkeys(("bad", "down", "negative", "no", "false", "fail", "dislike"), False),
+    **dict.fromkeys(("wrong", "incorrect"), False),
 }
 """Words of feedback; True if they mean that an answer is good."""
 SESSION = "session"
 """The column with the id of the conversation, whose rows stay in the same split."""
-_TEXT_KEYS = ("content", "text", "arguments", "reasoning_content", "reasoning")
+_NO_TEXT = ("role", "from", "type", "id", "tool_call_id")
+"""Keys of messages that no text is in."""
+_ARGUMENTS = ("arguments", "parameters")
+_INSIDE = "*"
+"""Stands for every key inside arguments and other JSON, which may all contain personal data."""
+Call: TypeAlias = "Callable[[], Trace | None]"
+"""Reads a call, so that a call with an error does not hide the others of its row. None: no call."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +35,7 @@ class Trace:
     """A call with its prompt and answer as messages of OpenAI's chat API."""
 
     conversation: str
-    """The id of the conversation, or of the call itself."""
+    """The id of the conversation, or of the call itself; empty if it has none."""
     prompt: Sequence[JSON]
     answer: JSON
     tools: Sequence[JSON] = ()
@@ -42,13 +52,22 @@ class Trace:
         Earlier answers of the conversation are the answers of other calls. They have weight 0,
         because otherwise a conversation of ten calls would train its first answer ten times.
         """
-        earlier = ({**m, "weight": 0} if m["role"] == "assistant" else m for m in self.prompt)
+        earlier = ({**message, "weight": 0} for message in self.prompt)
         messages = [*earlier, {**self.answer, "role": "assistant"}]
-        row: JSON = {"messages": mask_texts(messages) if mask else messages}
-        row |= {SESSION: self.conversation}
-        row |= {name: str(self.labels[name]) for name in slices if name in self.labels}
+        known = {name: self.labels[name] for name in slices if self.labels.get(name) is not None}
+        labels, session = {name: str(value) for name, value in known.items()}, self.conversation
+        if mask:  # the id of a conversation can be a telephone number
+            messages, session = mask_texts(messages), session and make_digest(session)
+            labels = {name: mask_row([text])[0][0] for name, text in labels.items()}
+        session = session or make_digest(json.dumps(messages))
+        row: JSON = {**labels, "messages": messages, SESSION: session}
         row |= {"tools": list(self.tools)} if self.tools else {}
         return row if label is None else {**row, "label": label}
+
+
+def make_digest(text: str) -> str:
+    """Return a checksum of a text."""
+    return blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def mask_texts(messages: list[JSON]) -> list[JSON]:
@@ -65,14 +84,34 @@ def mask_texts(messages: list[JSON]) -> list[JSON]:
 
 
 def replace_texts(value: Any, replace: Callable[[str], str], key: str = "") -> Any:
-    """Return a value with its texts replaced, but not its roles, types, names and ids."""
+    """Return a value with its texts replaced, but not its roles, types and ids."""
     if isinstance(value, str):
-        return replace(value) if key in _TEXT_KEYS else value
+        return value if key in _NO_TEXT else _replace_text(value, replace)
     if isinstance(value, dict):
+        if key in (*_ARGUMENTS, _INSIDE):
+            return {replace(n): replace_texts(v, replace, _INSIDE) for n, v in value.items()}
         return {name: replace_texts(item, replace, name) for name, item in value.items()}
     if isinstance(value, list):
         return [replace_texts(item, replace, key) for item in value]
+    if key == _INSIDE and isinstance(value, int) and not isinstance(value, bool):
+        new = replace(str(value))
+        return value if new == str(value) else new
     return value
+
+
+def _replace_text(text: str, replace: Callable[[str], str]) -> str:
+    """Replace a text; if it is JSON, replace its values, because its escapes hide their starts."""
+    plain = replace(text)
+    if not text.lstrip().startswith(("{", "[")):
+        return plain
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return plain
+    new = replace_texts(value, replace, _INSIDE)
+    if new == value:
+        return plain
+    return json.dumps(new, ensure_ascii=False, separators=None if '": ' in text else (",", ":"))
 
 
 def read_label(value: object, good_from: float) -> bool | None:
@@ -81,13 +120,18 @@ def read_label(value: object, good_from: float) -> bool | None:
     Raises:
         RowError: the feedback is neither a number nor a known word.
     """
-    if value is None or isinstance(value, bool):
+    if isinstance(value, bool):
         return value
-    text = str(value).strip().casefold()
+    text = "" if value is None else str(value).strip().casefold()
+    if not text:
+        return None
     if text in WORDS:
         return WORDS[text]
     try:
-        return float(text) >= good_from
+        number = float(text)
     except ValueError:
-        hint = f"use numbers, true and false, or the words {', '.join(WORDS)}"
-        raise RowError("feedback has an unknown value", text, hint=hint) from None
+        number = math.nan
+    if math.isfinite(number):
+        return number >= good_from
+    hint = f"use numbers, true and false, or the words {', '.join(WORDS)}"
+    raise RowError("feedback has an unknown value", text, hint=hint)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from tunesmith.errors import EnvironmentProblem
 from tunesmith.offers import ReporterOffer
 from tunesmith.options import DataPath
 from tunesmith.storage import RunFolder, write_atomic
@@ -51,15 +53,20 @@ class WandbTracker:
         """Start a process of W&B, which writes or sends the run."""
         import wandb  # takes seconds
 
-        folder = Path(self._options.folder)
+        options = self._options
+        # W&B would ask for a key in the terminal, and then write files instead.
+        if options.mode == "online" and not (wandb.run or wandb.login(prompt=False, verify=False)):
+            raise EnvironmentProblem("not logged in: set WANDB_API_KEY, or run `wandb login`")
+        folder = Path(options.folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self._state = folder / f"{run.id}.json"
+        place = zlib.crc32(f"{options.mode}/{options.entity}/{options.project}".encode())
+        self._state = folder / f"{run.id}-{place:08x}.json"
         if self._state.is_file():
             self._last_steps = json.loads(self._state.read_text(encoding="utf-8"))
         self._opened = wandb.init(
-            project=self._options.project,
-            entity=self._options.entity or None,
-            mode=self._options.mode,
+            project=options.project,
+            entity=options.entity or None,
+            mode=options.mode,
             dir=str(folder.resolve()),
             id=run.id,
             name=run.name,
@@ -71,6 +78,7 @@ class WandbTracker:
                 console="off",
                 disable_git=True,
                 disable_code=True,
+                x_disable_meta=True,
                 x_disable_stats=True,
                 x_save_requirements=False,
             ),
