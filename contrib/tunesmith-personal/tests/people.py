@@ -89,8 +89,9 @@ def write_run(folder: Path, model: Path, **technique: Any) -> Path:
         "baselines": {"use": ["majority"]},
         # Keywords give the answer away, so a classifier would be served in place of the adapters.
         "evaluators": [
-            {"use": "exact-match", "max_new_tokens": 8},
+            {"use": "user-exact-match", "max_new_tokens": 8},
             {"use": "user-gain", "baselines": ["shared", "shared-retrieval", "base-retrieval"]},
+            {"use": "exact-match", "max_new_tokens": 8},
         ],
     }
     path = folder / "run.toml"

@@ -7,7 +7,11 @@ from statistics import NormalDist
 
 import pytest
 
-from tunesmith_personal.evidence import choose_baselines, compute_probabilities
+from tunesmith_personal.evidence import (
+    choose_baselines,
+    compute_probabilities,
+    decide_out_of_fold,
+)
 
 
 def test_a_probability_by_hand() -> None:
@@ -86,3 +90,34 @@ def test_a_clear_gain_is_found() -> None:
     }
     found = compute_probabilities(differences)
     assert sum(found[f"u{n}"] >= 0.95 for n in range(200)) >= 180
+
+
+def test_a_row_is_not_scored_by_a_decision_that_it_made() -> None:
+    """Half of the users gain, half lose nothing: chosen and scored on the same rows, users without
+    a gain would seem to have one."""
+    rng = random.Random(1)
+    differences = {
+        f"u{n}": [rng.choice((1.0, -1.0, 0.0) if n % 2 else (1.0, 1.0, 0.0)) for _ in range(6)]
+        for n in range(2000)
+    }
+    found = compute_probabilities(differences)
+    none = [u for n, u in enumerate(differences) if n % 2]
+    same = sum(sum(differences[u]) for u in none if found[u] >= 0.8)
+    decided = decide_out_of_fold(differences, 0.8)
+    other = sum(
+        value
+        for u in none
+        for value, is_own in zip(differences[u], decided[u], strict=True)
+        if is_own
+    )
+    assert same > 200 and abs(other) < 0.4 * same
+
+
+def test_the_decision_of_a_row_is_that_of_the_other_rows() -> None:
+    differences = {"ann": [1.0, 1.0, -1.0, 1.0], "ben": [-1.0] * 4, "cem": [1.0], "dan": []}
+    decided = decide_out_of_fold(differences, 0.6)
+    for row in range(4):
+        left = {u: [v for n, v in enumerate(vs) if n != row] for u, vs in differences.items()}
+        found = compute_probabilities(left)
+        assert decided["ann"][row] == (found["ann"] >= 0.6)
+    assert decided["ben"] == [False] * 4 and decided["dan"] == []

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tunesmith.events import CompletionSampled
 from tunesmith.storage import EventLog
 from tunesmith_personal import forget
@@ -15,9 +17,8 @@ from tunesmith_personal.forget import GONE, UserTexts
 TEXT = 'Grüße an "Ann" & <Ben>, wie immer ausführlich und vertraulich gemeint'
 
 
-def make_texts(text: str) -> UserTexts:
-    forms = sorted(forget._write_forms(text), key=len, reverse=True)
-    return UserTexts(tuple(forms))
+def make_texts(*texts: str) -> UserTexts:
+    return UserTexts.make("user-1", texts)
 
 
 def test_every_form_of_a_text_is_replaced(tmp_path: Path) -> None:
@@ -31,6 +32,24 @@ def test_every_form_of_a_text_is_replaced(tmp_path: Path) -> None:
         assert not texts.is_in(path)
         content = path.read_text(encoding="utf-8")
         assert GONE in content and content.startswith("before ") and content.endswith(" after")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("user-1 and user-10, user-1.", "(forgotten) and user-10, (forgotten)."),
+        ("user-1@x.org; a.user-1; x-user-1", "user-1@x.org; a.user-1; x-user-1"),
+        ('{"served": 1, "x": "served"}', '{"served": 1, "x": "(forgotten)"}'),
+        ('{"user-1": 2}', '{"(forgotten)": 2}'),
+        ('{"n": 104233, "x": "104233"}', '{"n": 104233, "x": "(forgotten)"}'),
+        (r'{"x": "as\nserved\nhere"}', r'{"x": "as\n(forgotten)\nhere"}'),
+        ("reserved, served’s, Übserved", "reserved, (forgotten)’s, Übserved"),
+    ],
+)  # fmt: skip
+def test_other_users_and_the_structure_of_files_are_kept(before: str, after: str) -> None:
+    texts = make_texts("served", "104233")
+    assert texts.replace_in(before.encode()) == after.encode()
+    assert texts.replace_in(b"\xff" + before.encode()) == b"\xff" + after.encode()
 
 
 def test_scores_of_a_row_are_kept_without_its_texts() -> None:

@@ -40,13 +40,19 @@ def test_the_first_evaluator_must_rate_answers(
     tiny_model: Path, tmp_path: Path, evaluators: list[str]
 ) -> None:
     tables = [{"use": name} for name in evaluators]
-    (found,) = review(tmp_path, tiny_model, evaluators=tables)
+    found = review(tmp_path, tiny_model, evaluators=tables)[-1]
     assert "the first evaluator must rate each generated answer" in found
+
+
+def test_a_verdict_about_the_shared_adapter_is_a_finding(tiny_model: Path, tmp_path: Path) -> None:
+    (found,) = review(tmp_path, tiny_model, evaluators=[{"use": "exact-match"}])
+    assert found.startswith("evaluators: the verdict is about the shared adapter")
 
 
 def test_the_evaluator_needs_the_technique(tiny_model: Path, tmp_path: Path) -> None:
     found = review(tmp_path, tiny_model, technique={"use": "lora"})
-    assert found == ["evaluators.user-gain: needs the technique personal"]
+    names = ("user-exact-match", "user-gain")
+    assert found == [f"evaluators.{name}: needs the technique personal" for name in names]
 
 
 @pytest.mark.parametrize("table", [{"dropout": 0.1}, {"use_dora": True}])

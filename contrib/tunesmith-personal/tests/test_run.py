@@ -13,6 +13,7 @@ from people import INTENTS, SHUFFLED, invoke, make_rows
 
 from tunesmith import api
 from tunesmith.records import Message
+from tunesmith_personal import forget
 from tunesmith_personal.evaluator import OWN
 from tunesmith_personal.segments import Layout
 from tunesmith_personal.store import Store
@@ -48,6 +49,50 @@ def test_only_own_adapters_know_private_names(finished: Path) -> None:
     assert sum(right) / len(right) <= 0.25
     scores = result(finished, "user-gain", "served").details["mean_scores"]
     assert {"own", "shared", "shared-retrieval", "base-retrieval"} == scores.keys()
+
+
+def test_the_verdict_is_about_what_users_can_be_served(finished: Path) -> None:
+    """The first evaluator lets each user's own adapter answer, and baselines answer themselves."""
+    report = api.read_report(finished)
+    assert report.verdict["evaluator"] == "user-exact-match"
+    assert report.verdict["tuned"] == result(finished, "user-gain", OWN).value > 0.5
+    assert report.verdict["word"] != "NOTHING WORKS YET"
+    rows = rows_of(finished, "tuned.user-exact-match")
+    own = [row[OWN]["value"] for row in rows_of(finished)]
+    assert [row["user-exact-match"]["value"] for row in rows] == own
+    assert result(finished, "user-exact-match", "user-exact-match", "majority").value < 0.5
+
+
+def test_shared_is_the_shared_adapter_although_the_first_evaluator_knows_users(
+    finished: Path,
+) -> None:
+    scores = result(finished, "user-gain", "served").details["mean_scores"]
+    assert scores["shared"] == pytest.approx(result(finished, "exact-match", "exact-match").value)
+
+
+def test_a_resumed_run_judges_no_baseline(run: Path) -> None:
+    """Baselines have no users' adapters; their evaluation may be repeated after training."""
+    before = Store(run).entries()
+    for name in ("majority.user-exact-match", "tuned.exact-match"):
+        (run / "evaluations" / f"{name}.jsonl").unlink()
+    log = (run / "events.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    ended = [line for line in log if json.loads(line)["event"] != "run-finished"]
+    (run / "events.jsonl").write_text("".join(ended), encoding="utf-8")
+    done = invoke("resume", run)
+    assert done.exit_code == 0, done.output
+    measured = api.read_report(run).measured
+    assert ("majority", "user-exact-match", "user-exact-match") in measured
+    assert not [key for key in measured if key[:2] == ("majority", "user-gain")]
+    assert Store(run).entries() == before
+
+
+def test_evaluating_a_run_folder_changes_no_decision(run: Path, tmp_path: Path) -> None:
+    before = Store(run).entries()
+    file = tmp_path / "other.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in make_rows(3, 8)), encoding="utf-8")
+    done = invoke("evaluate", run, "--data", file, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert "user-exact-match" in done.output and Store(run).entries() == before
 
 
 def test_users_with_shuffled_answers_are_served_a_baseline(finished: Path) -> None:
@@ -208,6 +253,40 @@ def test_forget_leaves_nothing_behind_and_the_others_as_they_were(
     values = [row["served"]["value"] for row in rows_of(run)]
     assert values == [row["served"]["value"] for row in rows_of(finished)]
     assert invoke("report", run).exit_code == 0
+
+
+def test_forgetting_can_be_repeated_after_a_crash(
+    finished: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after any of the files that it writes, also if the data no longer has the user."""
+    data = finished.parent / "rows.jsonl"
+    kept = data.read_text(encoding="utf-8")
+    rows = make_rows(shuffled=SHUFFLED)
+    own = {row["completion"] for row in rows if row["user"] == "user-02"}
+    others = {row["completion"] for row in rows if row["user"] != "user-02"}
+    needles = [b"user-02", *(text.encode() for text in own - others)]
+    write, left = forget.write_atomic, 0
+
+    def crash(*args: Any) -> None:
+        nonlocal left
+        if not left:
+            raise KeyboardInterrupt
+        left -= 1
+        write(*args)
+
+    lines = [line for line in kept.splitlines(keepends=True) if "user-02" not in line]
+    data.write_text("".join(lines), encoding="utf-8")
+    try:
+        for writes in (0, 1, 2):
+            left = writes
+            monkeypatch.setattr(forget, "write_atomic", crash)
+            assert invoke("adapters", "forget", run, "user-02", "--yes").exit_code != 0
+            monkeypatch.undo()
+        done = invoke("adapters", "forget", run, "user-02", "--yes")
+    finally:
+        data.write_text(kept, encoding="utf-8")
+    assert done.exit_code == 0, done.output
+    assert search(run, needles) == []
 
 
 def test_forget_asks_first(run: Path) -> None:

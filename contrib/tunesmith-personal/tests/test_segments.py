@@ -10,6 +10,7 @@ import torch
 from people import make_options, make_records, make_rows
 from torch import Tensor, nn
 
+from tunesmith.errors import UsageError
 from tunesmith_personal import segments
 from tunesmith_personal.segments import (
     Layout,
@@ -24,6 +25,7 @@ from tunesmith_torch.models.adapters import adapt_lora
 from tunesmith_torch.models.artifacts import attach_adapter
 from tunesmith_torch.models.open_base import load_model
 from tunesmith_torch.runtime.device import Precision
+from tunesmith_torch.testing.tiny_model import save_tiny_model
 
 FP32, CPU = Precision(torch.float32, "test"), torch.device("cpu")
 
@@ -135,6 +137,33 @@ def test_a_product_that_depends_on_the_number_of_rows_is_detected() -> None:
 
     assert are_rows_independent(nn.Sequential(nn.Linear(64, 64)), 256)
     assert not are_rows_independent(nn.Sequential(Rounded(64, 64)), 256)
+
+
+@pytest.mark.parametrize("family", ["lfm2", "bloom"])
+def test_layers_that_carry_information_between_rows_are_refused(
+    family: str, tmp_path: Path
+) -> None:
+    """Convolutions, and an attention that ignores transformers' interface."""
+    changes = {"layer_types": ["conv", "full_attention"]} if family == "lfm2" else {}
+    folder = save_tiny_model(tmp_path / "model", family, changes=changes)
+    options = make_options(adapter={"target_modules": "all-linear"}).adapter
+    adapted = adapt_lora(load(folder), FP32, options, 0, fused_kernels=False).model
+    adapted.save_pretrained(str(tmp_path / "adapter"))
+    layout, vector_P = Layout.read(tmp_path / "adapter")
+    with pytest.raises(UsageError, match="from one row to the next"):
+        SegmentedModel(load(folder), layout).check_separation(vector_P)
+
+
+def test_a_model_that_separates_rows_is_accepted(adapter: Path, model: SegmentedModel) -> None:
+    model.check_separation(Layout.read(adapter)[1])
+
+
+def test_matrices_of_other_layers_are_not_taken_for_compared() -> None:
+    """Experts are parameters with three axes; GPT-2 has a layer of its own."""
+    layer = nn.Linear(64, 64)
+    layer.register_parameter("experts", nn.Parameter(torch.zeros(2, 64, 64)))
+    assert not are_rows_independent(nn.Sequential(layer), 256)
+    assert are_rows_independent(nn.Sequential(nn.Embedding(9, 64), nn.Linear(64, 64)), 256)
 
 
 def test_features_of_attention_that_are_not_supported_are_refused() -> None:

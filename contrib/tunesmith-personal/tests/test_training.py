@@ -190,11 +190,39 @@ def test_an_adapter_that_is_never_better_than_the_shared_one_is_not_kept() -> No
 
 def test_without_validation_rows_the_last_epoch_is_kept() -> None:
     user = make_training()
+    user.validation = ()
     for value in (2.0, 3.0):
         with torch.no_grad():
             user.vector_P.fill_(value)
         user.end_epoch(float("nan"))
     assert user.best_P is not None and user.best_P.tolist() == [3.0] * 5 and not user.is_finished
+
+
+def test_a_validation_loss_that_is_not_a_number_is_no_progress() -> None:
+    user = make_training()
+    user.best_loss = 2.0
+    user.end_epoch(float("nan"))
+    assert user.best_P is None and user.best_loss == 2.0
+
+
+def test_a_user_that_diverges_ends_nobody_elses_training(
+    tiny_model: Path, tmp_path: Path, together: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, vectors = together
+    update = UserTraining.update
+
+    def spoil(self: UserTraining) -> None:
+        if self.user == "user-01" and self.steps == 2:
+            assert self.vector_P.grad is not None
+            self.vector_P.grad.fill_(float("inf"))
+        update(self)
+
+    monkeypatch.setattr(UserTraining, "update", spoil)
+    rows = [row for row in ROWS if row["user"] < "user-03"]
+    found = retrain(tiny_model, run, tmp_path / "run", rows)
+    assert found.keys() == {"user-00", "user-02"}
+    assert all(torch.equal(found[user], vectors[user]) for user in found)
+    assert Store(tmp_path / "run").require("user-01").note.startswith("training diverged")
 
 
 def test_an_update_is_adamw_then_the_pull() -> None:

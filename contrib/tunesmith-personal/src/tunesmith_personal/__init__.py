@@ -1,10 +1,10 @@
-"""Technique ``personal``, splitter ``per-user``, evaluator ``user-gain``; a store of adapters."""
+"""Technique ``personal``, splitter ``per-user``, evaluators of users' adapters, and a store."""
 
 from tunesmith.hookspecs import lazy_plugin
 from tunesmith.offers import CommandOffer
 
 _COMMANDS = {
-    "list": "List the users of a run, and the model that each of them gets.",
+    "list": "List the users of a run, and the best model for each of them.",
     "show": "Show what is stored about a user.",
     "export": "Write a user's adapter as a PEFT folder.",
     "import": "Store an adapter that was trained elsewhere as a user's adapter.",
@@ -15,7 +15,7 @@ PLUGIN = lazy_plugin(
     __name__,
     tunesmith_techniques=".offer:PERSONAL",
     tunesmith_splitters=".offer:PER_USER",
-    tunesmith_evaluators=".offer:EVALUATOR",
+    tunesmith_evaluators=[".offer:MATCH", ".offer:EVALUATOR"],
     tunesmith_serve_extensions=".serving:USERS",
     tunesmith_review_plan=".offer:review_plan",
     tunesmith_commands=[

@@ -14,6 +14,7 @@ from tunesmith.text import format_count, one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options, trust_option
 from tunesmith_evidence.number_text import format_number
+from tunesmith_personal.evidence import NOT_SERVED
 
 RUN = click.argument("run", metavar="RUN", type=click.Path(path_type=Path, file_okay=False))
 USER = click.argument("user", metavar="USER")
@@ -25,7 +26,7 @@ EXAMPLES = 1000
 @RUN
 @result_options
 def list_command(state: CliState, run: Path, as_json: bool) -> None:
-    """List the users of a run: their rows, and the model that each of them gets."""
+    """List the users of a run: their rows, and the best model for each of them."""
     from tunesmith_personal.store import Store
 
     entries = Store(run).entries()
@@ -42,9 +43,11 @@ def list_command(state: CliState, run: Path, as_json: bool) -> None:
         ]
         for entry in entries[:EXAMPLES]
     ]
-    render.print_table(["user", "rows", "adapter", "gets", "P(gain)"], rows, right=(1, 4))
+    render.print_table(["user", "rows", "adapter", "best", "P(gain)"], rows, right=(1, 4))
     if len(entries) > EXAMPLES:
         render.print_note(f"the first {EXAMPLES:,} of {len(entries):,}; --json lists all")
+    if any(entry.served not in (None, "own", "shared") for entry in entries):
+        render.print_note(NOT_SERVED)
 
 
 @click.command("show")
@@ -71,7 +74,7 @@ def show_command(state: CliState, run: Path, user: str, as_json: bool) -> None:
         else f"shared: {entry.note}",
         "loss with the shared adapter": _number(entry.first_loss),
         "loss with the own adapter": _number(entry.best_loss if entry.has_adapter else None),
-        "gets": entry.served or "not judged",
+        "best": entry.served or "not judged",
         "probability of a gain": _number(entry.probability),
     }
     render.print_text(one_line(user), style="strong")

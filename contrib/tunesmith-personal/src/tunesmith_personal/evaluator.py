@@ -15,13 +15,15 @@ from tunesmith.records import Record
 from tunesmith.text import format_count
 from tunesmith_evidence.number_text import format_share
 from tunesmith_personal.baselines import UserBaselines
-from tunesmith_personal.evidence import choose_baselines, compute_probabilities
+from tunesmith_personal.evidence import (
+    NOT_SERVED,
+    choose_baselines,
+    compute_probabilities,
+    decide_out_of_fold,
+)
 from tunesmith_personal.options import EvidenceOptions, PersonalOptions
-from tunesmith_personal.segments import Layout
-from tunesmith_personal.store import Store
 from tunesmith_personal.technique import group_by_user, open_shared
-from tunesmith_personal.user_models import copy_with_adapter
-from tunesmith_torch.generation.text_model import TorchTextModel
+from tunesmith_personal.user_models import OneForAll, UserModels
 
 OWN = "own"
 Scores = Mapping[str, Mapping[str, Sequence[float]]]
@@ -46,13 +48,14 @@ class PersonalEvaluator(RowWise):
     ) -> Sequence[Measurement]:
         """Choose each user's baseline on validation rows, and decide on the records.
 
-        The decisions are stored beside the adapters. Without a trained model, nothing is measured.
+        The decisions are stored beside the adapters. Nothing is measured outside of a run, and on
+        baselines.
         """
-        if "" not in run.artifacts:
+        models = UserModels.find(model, run)
+        if models is None or run.measure_first is None:
             return []
-        store = Store(run.artifacts[""].parents[1])
         people = group_by_user(records)
-        candidates = Candidates.open(model, store, run, self.options)
+        candidates = Candidates.open(model, models, run, self.options)
         names = list(dict.fromkeys(self.options.baselines))
         validation = candidates.score(people, group_by_user(run.validation), names)
         test = candidates.score(people, people, [OWN, "shared", *names])
@@ -67,16 +70,29 @@ class PersonalEvaluator(RowWise):
             user: OWN if probabilities.get(user, 0.0) >= self.options.probability else chosen[user]
             for user in people
         }
-        store.record_decisions(
-            (user, name, probabilities.get(user, 0.0)) for user, name in served.items()
+        models.store.record_decisions(
+            (user, name, probabilities.get(user)) for user, name in served.items()
         )
+        is_own = decide_out_of_fold(differences, self.options.probability)
+        scores = {
+            user: [
+                own if row_is_own else other
+                for own, other, row_is_own in zip(
+                    test[user][OWN],
+                    test[user][chosen[user]],
+                    is_own.get(user, [False] * len(people[user])),
+                    strict=True,
+                )
+            ]
+            for user in people
+        }
         details = summarize(served, probabilities, test)
         others = [record for record in records if record.group is None]
         plain = dict(zip(others, candidates.measure(model, others), strict=True))
         return [
             Measurement(metric=metric, values=join_values(records, plain, values), details=facts)
             for metric, values, facts in (
-                ("served", {u: test[u][served[u]] for u in people}, details),
+                ("served", scores, details),
                 (OWN, {u: test[u][OWN] for u in people}, {}),
             )
         ]
@@ -87,11 +103,9 @@ class Candidates:
     """The models that can answer a user: the own adapter, and the baselines."""
 
     run: RunContext
-    store: Store
-    layout: Layout
+    models: UserModels
     shared: TextModel
     """The run's model with the shared adapter, whose answers may be cached."""
-    plain: TorchTextModel
     baselines: UserBaselines
     train: Mapping[str, Sequence[Record]]
     own: frozenset[str]
@@ -99,17 +113,14 @@ class Candidates:
 
     @classmethod
     def open(
-        cls, shared: TextModel, store: Store, run: RunContext, options: EvidenceOptions
+        cls, shared: TextModel, models: UserModels, run: RunContext, options: EvidenceOptions
     ) -> Candidates:
-        """Open the base model, and the shared adapter whose copies get the users' adapters."""
-        trained = PersonalOptions.model_validate_json(store.meta("options"))
-        artifact = run.artifacts[""]
+        """Open the base model, and list the users that have an own adapter."""
+        trained = PersonalOptions.model_validate_json(models.store.meta("options"))
         base: Any = open_shared(run.model, None, trained, run.device)
-        plain: Any = open_shared(run.model, artifact, trained, run.device)
-        own = frozenset(entry.user for entry in store.entries() if entry.has_adapter)
-        layout = Layout.read(artifact)[0]
+        own = frozenset(entry.user for entry in models.store.entries() if entry.has_adapter)
         baselines = UserBaselines(shared, base, options.k)
-        return cls(run, store, layout, shared, plain, baselines, group_by_user(run.train), own)
+        return cls(run, models, shared, baselines, group_by_user(run.train), own)
 
     def score(
         self,
@@ -129,10 +140,7 @@ class Candidates:
     def _build(self, user: str, name: Any) -> TextModel:
         if name != OWN:
             return self.baselines.build(name, self.train.get(user, ()))
-        if user not in self.own:
-            return self.shared
-        vector_P = self.store.vector(self.store.require(user))
-        return copy_with_adapter(self.plain, self.layout, vector_P)
+        return self.models.open(user) or self.shared
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> list[float]:
         """Return the scores of the records by the run's first evaluator.
@@ -143,7 +151,7 @@ class Candidates:
         if not records:
             return []
         assert self.run.measure_first is not None
-        values = list(self.run.measure_first(model, records).values)
+        values = list(self.run.measure_first(OneForAll(model), records).values)
         if not all(0 <= value <= 1 for value in values):
             raise UsageError(
                 "user-gain: the first evaluator must rate each answer from 0 to 1",
@@ -174,6 +182,8 @@ def summarize(
         for name in next(iter(test.values()), {})
     }
     parts = [f"{n} get {name}" for name, n in counts.most_common() if name != OWN]
+    if not counts.keys() <= {OWN, "shared"}:
+        parts.append(NOT_SERVED)
     finding = f"{len(own)} of {format_count(len(served), 'user')} get an own adapter"
     if own:
         finding += f" (expected share of users harmed by that: {format_share(harmed)})"

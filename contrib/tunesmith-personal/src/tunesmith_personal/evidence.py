@@ -22,6 +22,11 @@ from statistics import NormalDist, fmean
 
 PRIOR_ROWS = 4
 """Number of rows that the mean of all users counts as in the choice of a user's baseline."""
+FOLDS = 10
+NOT_SERVED = (
+    "`tunesmith serve` gives the shared adapter to users whose best baseline is retrieval or a "
+    "classifier"
+)
 
 
 def choose_baselines(
@@ -71,3 +76,22 @@ def compute_probabilities(differences: Mapping[str, Sequence[float]]) -> dict[st
         certainty = spread / (spread + errors[user])
         found[user] = NormalDist().cdf(mean * (certainty / errors[user]) ** 0.5)
     return found
+
+
+def decide_out_of_fold(
+    differences: Mapping[str, Sequence[float]], probability: float
+) -> dict[str, list[bool]]:
+    """Return, for each row of each user, whether the other rows give the user the own adapter.
+
+    A score of what users are served is too high if the same rows have chosen it. So the rows of a
+    fold are scored with the decisions of the other folds; up to ten rows, each row is a fold.
+    """
+    decided = {user: [False] * len(values) for user, values in differences.items()}
+    for fold in range(FOLDS):
+        found = compute_probabilities(
+            {u: [v for n, v in enumerate(vs) if n % FOLDS != fold] for u, vs in differences.items()}
+        )
+        for user, is_own in decided.items():
+            for row in range(fold, len(is_own), FOLDS):
+                is_own[row] = found[user] >= probability
+    return decided

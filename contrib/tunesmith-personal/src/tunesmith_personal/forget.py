@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import html
 import json
+import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,38 +17,80 @@ from tunesmith.plan import Plan
 from tunesmith.plugins import cache_folder
 from tunesmith.records import Record, exchanges
 from tunesmith.storage import write_atomic
-from tunesmith_personal.store import Store
+from tunesmith_personal.store import FOLDER, Store
+from tunesmith_personal.technique import SHARED_ADAPTER
 
 GONE = "(forgotten)"
 SHORTEST = 6
 """Shorter texts are not searched for, because they also occur by chance."""
 EXCERPT = 40
 """Reports show the start of long texts, so that is searched for too."""
+START, END = r"(?:(?<![\w-])|(?<=\\[nrt]))", r"(?![\w-])"
+"""Edges of a word. A text may begin after an escaped line break."""
+NAME_START, NAME_END = r"(?<!\w[.@])", r"(?![.@]\w)"
+"""Edges of a name, which may be a part of another user's name or address."""
+NO_NUMBER, NO_KEY = r'(?<!":)(?<!": )', r'(?!"\s*:)'
+"""What would damage a JSON file: to replace a number, or the key of an object."""
+IDENTIFIERS = ("event", "model", "evaluator", "metric", "baseline", "level", "source", "phase")
+"""Keys of events whose values the program compares."""
 CACHES = ("tokens", "vectors.sqlite")
 """Caches that may contain something derived from the user's rows."""
 
 
 @dataclass(frozen=True)
 class UserTexts:
-    """Texts that only this user's rows have, as plain text, JSON and HTML."""
+    """Texts that only this user's rows have, and the user's name: as plain text, JSON and HTML."""
 
+    user: str
     needles: tuple[str, ...]
+    """The longest first."""
 
     @classmethod
     def find(cls, run: Path, plan: Plan, user: str) -> UserTexts:
         """Collect the texts from the data, if it still exists, and from the run's evaluations."""
-        own, others = {user}, set[str]()
+        own, others = set[str](), _read_identifiers(run / "events.jsonl")
         for group, text in (*_read_data(plan), *_read_evaluations(run)):
             (own if group == user else others).add(text)
-        texts = {text for text in own - others if len(text) >= SHORTEST}
-        texts |= {" ".join(text.split())[:EXCERPT] for text in texts if len(text) > EXCERPT}
-        forms = {form for text in texts for form in _write_forms(text)}
-        return cls(tuple(sorted(forms, key=len, reverse=True)))
+        return cls.make(user, own - others)
+
+    @classmethod
+    def make(cls, user: str, texts: Iterable[str]) -> UserTexts:
+        """Return the texts that are long enough to search for, in all forms."""
+        found = {text for text in (user, *texts) if len(text) >= SHORTEST}
+        found |= {" ".join(text.split())[:EXCERPT] for text in found if len(text) > EXCERPT}
+        forms = {form for text in found for form in _write_forms(text)}
+        return cls(user, tuple(sorted(forms, key=len, reverse=True)))
+
+    def replace_in(self, content: bytes) -> bytes:
+        """Return the content of a file without the texts."""
+        found = [n for n in self.needles if n.encode("utf-8", "surrogatepass") in content]
+        if not found:
+            return content
+        text = content.decode("utf-8", "surrogateescape")
+        for needle in found:
+            text = re.sub(self._write_pattern(needle), GONE, text)
+        return text.encode("utf-8", "surrogateescape")
 
     def is_in(self, path: Path) -> bool:
         """Return True if a file contains one of the texts."""
         content = path.read_bytes()
-        return any(needle.encode("utf-8", "surrogatepass") in content for needle in self.needles)
+        return self.replace_in(content) != content
+
+    def _write_pattern(self, needle: str) -> str:
+        """Return a pattern that finds a short text as whole words only.
+
+        It does not match in ``user-10`` for ``user-1``, in a number of a JSON file, or, unless it
+        is the user's name, as the key of a JSON object.
+        """
+        escaped = re.escape(
+            needle.encode("utf-8", "surrogatepass").decode(errors="surrogateescape")
+        )
+        if len(needle) >= EXCERPT:
+            return escaped
+        number = NO_NUMBER if needle.isdecimal() else ""
+        if needle == self.user:
+            return f"{START}{number}{NAME_START}{escaped}{END}{NAME_END}"
+        return f"{START}{number}{escaped}{END}{NO_KEY}"
 
 
 def _write_forms(text: str) -> Iterator[str]:
@@ -56,6 +99,12 @@ def _write_forms(text: str) -> Iterator[str]:
     yield json.dumps(text)[1:-1]
     yield json.dumps(text, ensure_ascii=False)[1:-1]
     yield html.escape(text)
+
+
+def _read_identifiers(events: Path) -> set[str]:
+    """Return words of the program that a row may have too, such as the names of metrics."""
+    lines = map(json.loads, events.read_text(encoding="utf-8").splitlines())
+    return {str(event[key]) for event in lines for key in IDENTIFIERS if key in event}
 
 
 def _read_data(plan: Plan) -> Iterator[tuple[str | None, str]]:
@@ -86,28 +135,36 @@ def forget_user(run: Path, plan: Plan, user: str) -> list[str]:
     """Delete a user from a run folder and the caches; return the files that still have texts.
 
     The paths are relative to the run folder. Files outside of it, such as exports, are not known.
+    The evaluations, from which the texts are known, and the store come last, so that a command that
+    was interrupted can be repeated.
     """
     texts = UserTexts.find(run, plan, user)
-    Store(run).forget(user)
-    _clear_evaluations(run, user)
     _clear_events(run / "events.jsonl")
-    files = [path for path in sorted(run.rglob("*")) if path.is_file() and path.name != "lock"]
-    for path in [path for path in files if texts.is_in(path)]:
-        _replace_texts(path, texts)
+    for path in _list_files(run):
+        if path.parent.name not in ("evaluations", FOLDER):
+            _replace_texts(path, texts)
     for name in CACHES:
         shutil.rmtree(cache_folder() / name, ignore_errors=True)
         for path in cache_folder().glob(f"{name}*"):
             path.unlink()
-    return [str(path.relative_to(run)) for path in files if path.exists() and texts.is_in(path)]
-
-
-def _clear_evaluations(run: Path, user: str) -> None:
-    """Keep only the numbers of the user's test rows, because the scores of the run need them."""
     for path in sorted((run / "evaluations").glob("*.jsonl")):
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        if any(row.get("group") == user for row in rows):
-            kept = [_clear(row) if row.get("group") == user else row for row in rows]
-            _write_lines(path, kept)
+        _clear_evaluation(path, texts)
+    Store(run).forget(user)
+    return [str(path.relative_to(run)) for path in _list_files(run) if texts.is_in(path)]
+
+
+def _list_files(run: Path) -> list[Path]:
+    """Return the files that may have texts of rows, and not those that were given to the run."""
+    files = [path for path in sorted(run.rglob("*")) if path.is_file()]
+    shared = run / SHARED_ADAPTER  # has the words of the tokenizer
+    return [p for p in files if p.name not in ("lock", "run.toml") and shared not in p.parents]
+
+
+def _clear_evaluation(path: Path, texts: UserTexts) -> None:
+    """Keep only the numbers of the user's test rows, because the scores of the run need them."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    kept = [_clear(row) if row.get("group") == texts.user else row for row in rows]
+    _write(path, texts.replace_in(_to_lines(kept).encode()))
 
 
 def _clear(row: dict[str, Any]) -> dict[str, Any]:
@@ -124,20 +181,25 @@ def _clear_events(path: Path) -> None:
         for event in events
         if event.get("event") != "completion-sampled"
     ]
-    _write_lines(path, kept)
+    _write(path, _to_lines(kept).encode())
 
 
-def _write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    mode = path.stat().st_mode
-    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
-    path.chmod(mode)
+def _to_lines(rows: Sequence[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Replace a file that has another content."""
+    if content != path.read_bytes():
+        mode = path.stat().st_mode
+        write_atomic(path, content)
+        path.chmod(mode)
 
 
 def _replace_texts(path: Path, texts: UserTexts) -> None:
+    content = path.read_bytes()
     try:
-        content = path.read_text(encoding="utf-8")
+        content.decode()
     except UnicodeDecodeError:
         return  # not a text file: it is reported
-    for needle in texts.needles:
-        content = content.replace(needle, GONE)
-    write_atomic(path, content)
+    _write(path, texts.replace_in(content))

@@ -9,7 +9,12 @@ from tunesmith.contracts import Evaluator, Finding, Technique
 from tunesmith.offers import EvaluatorOffer, Metric, Promises, SplitterOffer, TechniqueOffer
 from tunesmith.plan import Plan
 from tunesmith.records import Chat, Completion
-from tunesmith_personal.options import EvidenceOptions, PersonalOptions, PerUserOptions
+from tunesmith_personal.options import (
+    EvidenceOptions,
+    PersonalOptions,
+    PerUserOptions,
+    UserMatchOptions,
+)
 from tunesmith_personal.splitter import PerUser, find_users
 from tunesmith_torch.memory_estimate import techniques
 from tunesmith_torch.options import checks
@@ -22,6 +27,14 @@ def build_technique(options: PersonalOptions) -> Technique:
     from tunesmith_personal.technique import Personal
 
     return Personal(options)
+
+
+def build_match(options: UserMatchOptions) -> Evaluator:
+    """Create the evaluator of answers, importing torch."""
+    prepare_environment()
+    from tunesmith_personal.match import UserMatch
+
+    return UserMatch(options, options.max_new_tokens)
 
 
 def build_evaluator(options: EvidenceOptions) -> Evaluator:
@@ -51,6 +64,16 @@ PER_USER: SplitterOffer[PerUserOptions] = SplitterOffer(
     build=PerUser,
     find_clusters=find_users,
 )
+MATCH = EvaluatorOffer(
+    name="user-exact-match",
+    summary="share of right answers if each user's own adapter answers the user's rows",
+    config=UserMatchOptions,
+    build=build_match,
+    metrics=(Metric(name="user-exact-match", higher_is_better=True, bounds=(0, 1)),),
+    accepts=frozenset({Chat, Completion}),
+    generates=True,
+    answer_limit=UserMatchOptions.answer_limit,
+)
 EVALUATOR = EvaluatorOffer(
     name="user-gain",
     summary="whether each user's own adapter beats the best baseline on the user's test rows",
@@ -60,7 +83,7 @@ EVALUATOR = EvaluatorOffer(
         Metric(name="served", higher_is_better=True, bounds=(0, 1), is_optional=True),
         Metric(name="own", higher_is_better=True, bounds=(0, 1), is_optional=True),
     ),
-    model_count=lambda config: 3,
+    model_count=lambda config: 2,
     needs=("numpy>=1.26", "scikit-learn>=1.5", "scipy>=1.13"),
     generates=True,
 )
@@ -83,14 +106,22 @@ def _review(plan: Plan) -> Iterator[Finding]:
                 message="no user's adapter can be judged: all rows of a user are in one split",
                 hint='set [split] use = "per-user"',
             )
+        deciding = [used.config for used in plan.evaluators[:1]]
+        if not any(isinstance(config, UserMatchOptions) for config in deciding):
+            yield Finding(
+                level="info",
+                where="evaluators",
+                message="the verdict is about the shared adapter alone",
+                hint='make this the first evaluator: [[evaluators]] use = "user-exact-match"',
+            )
     for number, used in enumerate(plan.evaluators):
-        if not isinstance(used.config, EvidenceOptions):
-            continue
         where = f"evaluators.{used.id}"
-        if not is_personal:
+        if isinstance(used.config, EvidenceOptions | UserMatchOptions) and not is_personal:
             yield Finding(
                 level="error", where=where, message="needs the technique personal", hint="remove it"
             )
+        if not isinstance(used.config, EvidenceOptions):
+            continue
         first = plan.evaluators[0].offer
         metric = first.metrics[0]
         rates = first.generates and metric.is_row_mean and metric.higher_is_better

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from tunesmith.options import Options
+from tunesmith_evidence.answers.generate import ComparedAnswerOptions
 from tunesmith_torch.options.adaptation import Adaptation, AdapterOptions
 from tunesmith_torch.options.training import SupervisedOptions
 
@@ -112,3 +113,7 @@ class EvidenceOptions(Options):
             "is at least this high."
         ),
     )
+
+
+class UserMatchOptions(ComparedAnswerOptions):
+    """Options of ``user-exact-match``: how to compare answers, and their maximum length."""

@@ -28,6 +28,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from tunesmith.errors import UsageError
-from tunesmith_torch.data.packing import MicroBatch
+from tunesmith_torch.data.packing import Example, MicroBatch, collate
 from tunesmith_torch.losses.selected_positions import get_decoder, get_lm_head
 from tunesmith_torch.models.artifacts import ADAPTER_WEIGHTS_FILE
 from tunesmith_torch.models.loading import LoadedBase
@@ -134,6 +135,17 @@ class SegmentedModel:
 
         ``vectors`` are the users' adapters. ``batches`` are their rows, padded to a rectangle.
         """
+        batches = [batch.to(vectors[0].device) for batch in batches]
+        parts = self._compute_hidden(vectors, batches)
+        return [
+            self._head.loss(hidden_SD[batch.trained_N], batch)
+            for hidden_SD, batch in zip(parts, batches, strict=True)
+        ]
+
+    def _compute_hidden(
+        self, vectors: Sequence[Tensor], batches: Sequence[MicroBatch]
+    ) -> Sequence[Tensor]:
+        """Return the decoder's last hidden states of each segment, [S, D]."""
         segments = tuple(_measure(batch) for batch in batches)
         for layer in self._layers.values():
             layer.sizes, layer.updates = [segment.size for segment in segments], []
@@ -155,11 +167,25 @@ class SegmentedModel:
             use_cache=False,
             personal_segments=segments,
         ).last_hidden_state[0]
-        parts = torch.split(hidden_TD, [segment.size for segment in segments])
-        return [
-            self._head.loss(hidden_SD[batch.trained_N], batch)
-            for hidden_SD, batch in zip(parts, batches, strict=True)
-        ]
+        return torch.split(hidden_TD, [segment.size for segment in segments])
+
+    @torch.no_grad()
+    def check_separation(self, vector_P: Tensor) -> None:
+        """Check that a row's hidden states do not depend on the rows before it, maybe another's.
+
+        Raises:
+            UsageError: the model has recurrent layers or convolutions, or its own attention
+        """
+        found = []
+        for token in (1, 2):
+            rows = [Example(np.full(TILE, t), np.arange(TILE) > 0) for t in (token, 3)]
+            batches = [collate([row], [0], packed=False).to(vector_P.device) for row in rows]
+            found.append(self._compute_hidden([vector_P, vector_P], batches)[1])
+        if not torch.allclose(found[0], found[1], rtol=1e-5, atol=1e-5):
+            raise UsageError(
+                "personal: this model's layers carry information from one row to the next",
+                hint="choose a model whose only layers across tokens are transformers' attention",
+            )
 
 
 def padded_size(batch: MicroBatch) -> int:
@@ -225,10 +251,15 @@ def are_rows_independent(decoder: nn.Module, tokens: int) -> bool:
     """Return True if no row of the decoder's products depends on the other rows, bit by bit.
 
     For each shape of a linear layer, forward and backward products of ``tokens`` rows are compared
-    with those of parts of these rows.
+    with those of parts of these rows. Matrices of other layers, such as experts, are not compared,
+    so a decoder that has some gives False.
     """
     generator = torch.Generator().manual_seed(0)
-    layers = {m.weight.shape: m for m in decoder.modules() if isinstance(m, nn.Linear)}
+    modules = [m for m in decoder.modules() if isinstance(m, nn.Linear | nn.Embedding)]
+    compared = {id(module.weight) for module in modules}
+    if any(p.ndim > 1 and id(p) not in compared for p in decoder.parameters()):
+        return False
+    layers = {m.weight.shape: m for m in modules if isinstance(m, nn.Linear)}
     tokens = max(tokens // TILE, 2) * TILE
     doubled = [TILE << n for n in range(tokens.bit_length())]
     sizes = [size for n in doubled for size in (n, 3 * n) if size < tokens]

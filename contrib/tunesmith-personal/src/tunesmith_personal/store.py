@@ -118,6 +118,7 @@ class Store:
         """Open the index for one transaction."""
         with closing(sqlite3.connect(self.folder / INDEX, isolation_level=None)) as index:
             index.execute("PRAGMA synchronous = FULL")
+            index.execute("PRAGMA secure_delete = ON")  # a crash may come before VACUUM
             index.execute("BEGIN IMMEDIATE")
             try:
                 yield index
@@ -213,10 +214,11 @@ class Store:
                 [tuple(vars(entry)[name] for name in _COLUMNS) for entry in placed.values()],
             )
 
-    def record_decisions(self, decisions: Iterable[tuple[str, str, float]]) -> None:
+    def record_decisions(self, decisions: Iterable[tuple[str, str, float | None]]) -> None:
         """Store the model that each user gets, and the probability that the own adapter is better.
 
-        A decision is a user, ``own`` or the name of a baseline, and a probability.
+        A decision is a user, ``own`` or the name of a baseline, and a probability, which is None
+        for a user without an own adapter.
         """
         with self._write() as index:
             index.executemany(

@@ -135,7 +135,9 @@ class UserTrainer:
         )
         template = Template.from_options(base.tokenizer, options)
         shared_P = shared_P.to(torch_device)
-        return cls(store, SegmentedModel(base, layout), template, shared_P, options, seed)
+        segmented = SegmentedModel(base, layout)
+        segmented.check_separation(shared_P)
+        return cls(store, segmented, template, shared_P, options, seed)
 
     def train(
         self,
@@ -162,8 +164,8 @@ class UserTrainer:
         if are_rows_independent(self.model.decoder, tokens):
             return tokens
         text = (
-            "products on this machine depend on the number of rows, so users are trained one "
-            "after the other, which keeps their adapters independent"
+            "products of this model on this machine may depend on the number of rows, so users are "
+            "trained one after the other, which keeps their adapters independent"
         )
         emit(FindingReported(level="info", source="technique.users", message=text))
         return 0
@@ -204,10 +206,17 @@ class UserTrainer:
                     steps=task.steps,
                     first_loss=None if math.isnan(task.first_loss) else task.first_loss,
                     best_loss=None if math.isnan(task.best_loss) else task.best_loss,
-                    note="" if task.best_P is not None else "no lower loss on validation rows",
+                    note=_explain(task),
                 )
             )
         self.store.add(entries, vectors)
+
+
+def _explain(task: UserTraining) -> str:
+    """Return why a trained user keeps the shared adapter; empty for an own adapter."""
+    if task.has_diverged:
+        return "training diverged: lower technique.users.learning_rate"
+    return "" if task.best_P is not None else "no lower loss on validation rows"
 
 
 def describe_users(entries: Sequence[Entry]) -> FindingReported:

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tunesmith.errors import TrainingError
 from tunesmith_personal.options import PersonalOptions
 from tunesmith_personal.segments import SegmentedModel, padded_size
 from tunesmith_torch.data.packing import Example, MicroBatch, collate
@@ -45,6 +44,8 @@ class UserTraining:
     best_P: Tensor | None = None
     """The adapter to store; None: the shared adapter is at least as good on validation rows."""
     is_finished: bool = False
+    has_diverged: bool = False
+    """True if a gradient was not finite; the user then keeps the shared adapter."""
     _worse: int = field(default=0, repr=False)
 
     def __post_init__(self) -> None:
@@ -71,19 +72,18 @@ class UserTraining:
     def update(self) -> None:
         """Apply the gradient of the summed loss of the step's rows, then the pull.
 
-        Raises:
-            TrainingError: the gradient is not finite.
+        If the gradient is not finite, this user's training ends, and no other user's.
         """
         gradient_P = self.vector_P.grad
         assert gradient_P is not None
-        gradient_P /= count_targets(self.examples, self._rows)
+        # Rows of weight 0 have no gradient: 0 / 1.
+        gradient_P /= count_targets(self.examples, self._rows) or 1.0
         limit = self.options.optimizer.max_grad_norm
         norm = torch.nn.utils.clip_grad_norm_([self.vector_P], limit)
         if not norm.isfinite():
-            raise TrainingError(
-                f"a user's gradient is not finite in step {self.steps + 1}",
-                hint="lower technique.users.learning_rate",
-            )
+            self.is_finished = self.has_diverged = True
+            self.best_P = None
+            return
         rate = self.schedule.learning_rate_at(self.steps)
         self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.step()
@@ -101,9 +101,10 @@ class UserTraining:
     def end_epoch(self, loss: float) -> None:
         """Keep the adapter if the validation loss is the lowest so far, and decide whether to stop.
 
-        Without validation rows, ``loss`` is NaN, and the adapter of the last step is kept.
+        Without validation rows, the adapter of the last step is kept. With validation rows, a loss
+        that is NaN is worse than any other.
         """
-        if not loss >= self.best_loss:
+        if not self.validation or loss < self.best_loss:
             self.best_loss, self._worse = loss, 0
             self.best_P = self.vector_P.detach().clone()
         else:
@@ -128,7 +129,7 @@ def train_users(model: SegmentedModel, users: Sequence[UserTraining], budget: in
                 torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
         for user in active:
             user.update()
-        ended = [user for user in active if user.is_epoch_end]
+        ended = [user for user in active if user.is_epoch_end and not user.has_diverged]
         for user, loss in zip(ended, validate(model, ended, budget), strict=True):
             user.end_epoch(loss)
 

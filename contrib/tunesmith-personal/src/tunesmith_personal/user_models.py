@@ -3,14 +3,57 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tunesmith.contracts import RunContext, TextModel
 from tunesmith.errors import IntegrityError
+from tunesmith.execution.wrapped_model import WrappedModel
 from tunesmith_personal.segments import Layout
+from tunesmith_personal.store import Store
 from tunesmith_torch.generation.text_model import TorchTextModel
+
+
+@dataclass(frozen=True)
+class OneForAll(WrappedModel):
+    """A model that answers all users itself, although it has an adapter."""
+
+
+@dataclass(frozen=True)
+class UserModels:
+    """The models of a run's users."""
+
+    shared: TorchTextModel
+    """The model with the shared adapter."""
+    layout: Layout
+    store: Store
+
+    @classmethod
+    def find(cls, model: TextModel, run: RunContext) -> UserModels | None:
+        """Return the users' models if ``model`` is the run's tuned model; None for a baseline.
+
+        A model gets prompts, and users may ask the same. So only an evaluator, which has the
+        records, can let each user's own adapter answer.
+        """
+        inner: Any = model
+        while isinstance(inner, WrappedModel) and not isinstance(inner, OneForAll):
+            inner = inner.model
+        artifact = run.artifacts.get("")
+        if artifact is None or not isinstance(inner, TorchTextModel):
+            return None
+        if not any(".lora_" in name for name, _ in inner.model.named_parameters()):
+            return None
+        return cls(inner, Layout.read(artifact)[0], Store(artifact.parents[1]))
+
+    def open(self, user: str) -> TextModel | None:
+        """Return the model with a user's own adapter, or None if the user has none."""
+        entry = self.store.find(user)
+        if entry is None or not entry.has_adapter:
+            return None
+        return copy_with_adapter(self.shared, self.layout, self.store.vector(entry))
 
 
 @torch.no_grad()
