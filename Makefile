@@ -54,7 +54,8 @@ quickstart: install
 # Each test is in exactly one lane: tests/contract/test_lanes.py. Quick tests often wait for a file
 # or a thread, so one more worker than there are processors is faster.
 test: install
-	@$(PYTEST) -n $$($(BIN)/python -c 'import os; print(min(4, os.cpu_count() + 1))') -m "not (environment or processes or real_model or long or faults or gpu)"
+	@$(PYTEST) -m "not (environment or processes or real_model or long or faults or gpu)" \
+		-n $$($(BIN)/python -c 'import os; print(min(4, os.cpu_count() + 1))')
 
 test-ci: install
 	@$(PYTEST) -m "(environment or processes or real_model) and not (long or faults or gpu)"

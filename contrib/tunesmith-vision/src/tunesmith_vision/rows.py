@@ -37,8 +37,8 @@ _CONVERSATIONS = ("messages", "conversations", "conversation", "prompt")
 _USERS = ("user", "human")
 _IMAGE_TYPES = ("image", "image_url", "input_image")
 _SOURCES = ("image_url", "image", "url")
-"""Keys of an image part that may hold the image, or an object that holds it; others are `bytes`
-and `path`, of which the bytes count."""
+"""Keys of an image part that may hold the image, or an object that holds it. `bytes` and `path` can
+hold it too; `bytes` is used if both are there."""
 
 Read = Callable[[object], Image]
 
