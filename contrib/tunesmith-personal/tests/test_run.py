@@ -15,6 +15,7 @@ from tunesmith import api
 from tunesmith.records import Message
 from tunesmith_personal import forget
 from tunesmith_personal.evaluator import OWN
+from tunesmith_personal.match import METRIC
 from tunesmith_personal.segments import Layout
 from tunesmith_personal.store import Store
 from tunesmith_personal.technique import SHARED_ADAPTER, open_shared
@@ -54,7 +55,7 @@ def test_only_own_adapters_know_private_names(finished: Path) -> None:
 def test_the_verdict_is_about_what_users_can_be_served(finished: Path) -> None:
     """The first evaluator lets each user's own adapter answer, and baselines answer themselves."""
     report = api.read_report(finished)
-    assert report.verdict["evaluator"] == "user-exact-match"
+    assert report.verdict["evaluator"] == METRIC
     assert report.verdict["tuned"] == result(finished, "user-gain", OWN).value > 0.5
     assert report.verdict["word"] != "NOTHING WORKS YET"
     rows = rows_of(finished, "tuned.user-exact-match")
