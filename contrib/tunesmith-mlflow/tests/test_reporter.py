@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import random
-import resource
 import socket
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +24,7 @@ from tunesmith.events import (
     TrainingFinished,
 )
 from tunesmith.storage import RunFolder
-from tunesmith.testing import sample_event, sample_run, send_events
+from tunesmith.testing import full_disk, sample_event, sample_run, send_events
 from tunesmith_mlflow import reporter
 from tunesmith_mlflow.reporter import MlflowOptions
 
@@ -134,17 +132,6 @@ def test_the_status_is_that_of_the_run(
 ) -> None:
     assert not send(database, tmp_path / "run", sample_run(status=status))
     assert read(database)[1].info.status == stored
-
-
-@contextmanager
-def full_disk(most: int) -> Iterator[None]:
-    """Make the system refuse to write files larger than this."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_full_disk_becomes_a_warning(database: Path, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import resource
 import socket
 import time
 from collections.abc import Iterable, Iterator
@@ -24,7 +23,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 import tunesmith
 from tunesmith.events import Event, RunFinished, RunStarted, StepFinished
 from tunesmith.storage import RunFolder
-from tunesmith.testing import sample_event, sample_run, send_events
+from tunesmith.testing import full_disk, sample_event, sample_run, send_events
 from tunesmith_otel import reporter, tracker
 from tunesmith_otel.reporter import OtelOptions
 
@@ -157,17 +156,6 @@ def test_a_collector_that_hangs_does_not_delay_the_run(
         before = time.perf_counter()
         problems = send("", tmp_path / "run", sample_run(steps=100), wait=1)
         assert "does not respond" in problems[-1] and time.perf_counter() - before < 4
-
-
-@contextmanager
-def full_disk(most: int) -> Iterator[None]:
-    """Make the system refuse to write files larger than this."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_full_disk_becomes_a_warning(tmp_path: Path) -> None:

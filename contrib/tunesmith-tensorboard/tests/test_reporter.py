@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import random
-import resource
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import tunesmith
 from tunesmith.events import Event, Measured, RunFinished, RunStarted, StepFinished
 from tunesmith.storage import RunFolder
-from tunesmith.testing import sample_event, sample_run, send_events
+from tunesmith.testing import full_disk, sample_event, sample_run, send_events
 from tunesmith_evidence.tracking import TrackedRun
 from tunesmith_tensorboard import reporter
 from tunesmith_tensorboard.reporter import TensorboardOptions, TensorboardTracker
@@ -86,17 +84,6 @@ def test_a_resumed_run_continues_in_its_folder(tmp_path: Path) -> None:
     assert "a\\|b" in texts(events, "options") and texts(events, "status") == "ok"
     files = [*board.glob("events*")]
     assert files and all(SECRET.encode() not in file.read_bytes() for file in files)
-
-
-@contextmanager
-def full_disk(most: int) -> Iterator[None]:
-    """Make the system refuse to write files larger than this."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import random
-import resource
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from trackio.utils import TRACKIO_DIR
 import tunesmith
 from tunesmith.events import Event, Measured, RunFinished, RunStarted, StepFinished
 from tunesmith.storage import RunFolder
-from tunesmith.testing import sample_event, sample_run, send_events
+from tunesmith.testing import full_disk, sample_event, sample_run, send_events
 from tunesmith_evidence.tracking import TrackedRun
 from tunesmith_trackio import reporter
 from tunesmith_trackio.reporter import TrackioOptions, TrackioTracker
@@ -92,17 +91,6 @@ def test_another_run_of_the_same_name_is_another_run(tmp_path: Path) -> None:
         started = sample_event(RunStarted, started=f"2026-01-0{number}T00:00:00+00:00")
         send("two", tmp_path / "run", [started, sample_event(StepFinished)])
     assert len(query("two", "SELECT DISTINCT run_id FROM metrics")) == 2
-
-
-@contextmanager
-def full_disk(most: int) -> Iterator[None]:
-    """Make the system refuse to write files larger than this."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_full_disk_becomes_a_warning(tmp_path: Path) -> None:

@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import json
 import random
-import resource
 import struct
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 from wandb.proto.wandb_internal_pb2 import Record
 
 import tunesmith
 from tunesmith.events import Event, Measured, RunFinished, RunStarted, StepFinished
 from tunesmith.storage import RunFolder
-from tunesmith.testing import sample_event, sample_run, send_events
+from tunesmith.testing import full_disk, sample_event, sample_run, send_events
 from tunesmith_evidence.tracking import TrackedRun
 from tunesmith_wandb import reporter
 from tunesmith_wandb.reporter import WandbOptions, WandbTracker
@@ -52,7 +51,7 @@ def read_records(path: Path) -> Iterator[Record]:
 
 @dataclass
 class Stored:
-    """What the offline files of one run contain, in the order of the files."""
+    """The contents of one run's offline files, in the order of the files."""
 
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
@@ -168,18 +167,8 @@ def test_a_folder_that_cannot_be_created_becomes_a_warning(tmp_path: Path) -> No
     assert "FileExistsError" in problems[0]
 
 
-@contextmanager
-def full_disk(most: int) -> Iterator[None]:
-    """Make the system refuse to write files larger than this, also for new processes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_a_full_disk_becomes_a_warning(tmp_path: Path) -> None:
+    wandb.teardown()  # W&B's process of an earlier test has no limit
     before = time.perf_counter()
     with full_disk(30_000):
         problems = send(tmp_path / "boards", tmp_path / "run", sample_run(steps=1000), wait=5)

@@ -11,6 +11,7 @@
 """
 
 from tunesmith.testing.fakes import FakeTextModel, perfect_model
+from tunesmith.testing.full_disk import full_disk
 from tunesmith.testing.kit import Result, parametrize_checks, run_checks
 from tunesmith.testing.sample_run import sample_event, sample_run, send_events
 from tunesmith.testing.worked_examples import EvaluatorExample, LoaderExample, ReviewExample
@@ -21,6 +22,7 @@ __all__ = [
     "LoaderExample",
     "Result",
     "ReviewExample",
+    "full_disk",
     "parametrize_checks",
     "perfect_model",
     "run_checks",

@@ -74,7 +74,7 @@ State = Literal["passed", "skipped", "not run", "failed"]
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What a check found for one offer: its state, and the fault or the reason."""
+    """The state of one check of one offer, with the fault or the reason."""
 
     check: str
     """Name of the check."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 STEP = "step"
 """The metric that all curves are drawn over. W&B's own step cannot start again at 1, as the steps
 of a second stage do."""
+
+BLOCK, HEADER = 32_768, 7
+"""Bytes of a block in a W&B file, and of the header of each record."""
 
 
 class WandbOptions(TrackerOptions):
@@ -98,8 +102,11 @@ class WandbTracker:
 
         self._run.summary.update({**results.values, **results.tags})
         self._run.log({"card": wandb.Html(results.svg)})
+        file = Path(self._run.settings.sync_file)
         self._run.finish(exit_code=int(results.status != "ok"))
         self._opened = None
+        if not is_complete(file.read_bytes()):  # W&B ignores errors of writing
+            raise EnvironmentProblem(f"{file}: ends inside a record; is the disk full?")
 
     def close(self) -> None:
         """End the process of W&B."""
@@ -110,6 +117,23 @@ class WandbTracker:
     def _run(self) -> Run:
         assert self._opened is not None
         return self._opened
+
+
+def is_complete(data: bytes) -> bool:
+    """Return True if the content of a W&B file ends with a whole record.
+
+    The file starts with seven bytes, then it is a LevelDB log:
+    https://github.com/google/leveldb/blob/main/doc/log_format.md
+    """
+    position = HEADER
+    while position + HEADER <= len(data):
+        rest = BLOCK - position % BLOCK
+        if rest < HEADER:
+            position += rest
+            continue
+        (size,) = struct.unpack_from("<H", data, position + 4)
+        position += HEADER + size
+    return position == len(data)
 
 
 def build(options: WandbOptions, folder: RunFolder) -> TrackerReporter:
