@@ -19,9 +19,12 @@ from collections.abc import Callable, Sequence
 from tunesmith_torch.generation.constraints import TokenConstraint
 from tunesmith_torch.generation.sequences import GeneratedSequence
 
+MAX_ANSWERS = 4096
+"""Keep the newest answers only: a server's prompts never end. With 200 tokens each, 30 MB."""
+
 
 class KnownAnswers:
-    """The greedy answers of a model whose weights never change, by the tokens of the prompt."""
+    """The newest greedy answers of a model whose weights never change, by the prompt's tokens."""
 
     def __init__(self) -> None:
         self._answers: dict[bytes, GeneratedSequence] = {}
@@ -31,6 +34,8 @@ class KnownAnswers:
     ) -> None:
         """Keep answers that were generated greedily and without a constraint."""
         self._answers.update(zip(map(_key_of, prompts_ids), answers, strict=True))
+        while len(self._answers) > MAX_ANSWERS:
+            del self._answers[next(iter(self._answers))]
 
     def find(
         self,

@@ -68,8 +68,8 @@ class TorchTextModel:
     """A causal language model as a :class:`tunesmith.contracts.TextModel`.
 
     The model keeps its dtype. Calls switch it to eval mode and restore the mode afterwards.
-    ``keeps_prefix``: keep the common prefix of the last prompts for the next call, and all greedy
-    answers for calls with a constraint; this requires that the weights never change.
+    ``keeps_prefix``: keep the common prefix of the last prompts for the next call, and the
+    newest greedy answers for calls with a constraint; this requires that the weights never change.
     """
 
     def __init__(

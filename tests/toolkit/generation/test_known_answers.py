@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tunesmith.records import Message, Prompt
 from tunesmith_torch.data.templates import Template
-from tunesmith_torch.generation import text_model
+from tunesmith_torch.generation import known_answers, text_model
 from tunesmith_torch.generation.known_answers import KnownAnswers
 from tunesmith_torch.generation.sequences import GeneratedSequence
 from tunesmith_torch.generation.text_model import TorchTextModel
@@ -89,3 +89,12 @@ def test_tokens_beyond_a_mask_are_forbidden() -> None:
         [[1], [2]], [GeneratedSequence((3, 2), "stop", ()), GeneratedSequence((4,), "stop", ())]
     )
     assert known.find([[1], [2], [7]], 5, Short) == {0: GeneratedSequence((3, 2), "stop", ())}
+
+
+def test_the_oldest_answers_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known_answers, "MAX_ANSWERS", 3)
+    known = KnownAnswers()
+    for prompt in range(5):
+        known.add([[prompt]], [GeneratedSequence((1, 2), "stop", ())])
+    found = known.find([[prompt] for prompt in range(5)], LIMIT, lambda: Forbid(10**6))
+    assert sorted(found) == [2, 3, 4]
