@@ -177,7 +177,7 @@ def make_runs(folder: Path, count: int) -> list[Path]:
 
 
 def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function in a process of its own, since a child's peak includes that of its parent."""
+    """Call a function in a new process, since a child's peak includes that of its parent."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 

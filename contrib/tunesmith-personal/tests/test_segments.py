@@ -159,7 +159,7 @@ def test_a_model_that_separates_rows_is_accepted(adapter: Path, model: Segmented
 
 
 def test_matrices_of_other_layers_are_not_taken_for_compared() -> None:
-    """Experts are parameters with three axes; GPT-2 has a layer of its own."""
+    """Experts are parameters with three axes; GPT-2 has a special layer."""
     layer = nn.Linear(64, 64)
     layer.register_parameter("experts", nn.Parameter(torch.zeros(2, 64, 64)))
     assert not are_rows_independent(nn.Sequential(layer), 256)

@@ -140,7 +140,7 @@ def test_a_resumed_training_ends_with_the_same_bits(tmp_path: Path) -> None:
     events: list[Any] = []
     artifact = Vision(config).train(make_job(config, out, emit=events.append)).path
     (started,) = [event for event in events if isinstance(event, TrainingStarted)]
-    assert started.first_step > 0, "it starts anew"
+    assert started.first_step > 0, "it starts at the first step"
     for name in ("adapter_model.safetensors", "projector.safetensors"):
         first, second = load_file(expected / name), load_file(artifact / name)
         assert first.keys() == second.keys()

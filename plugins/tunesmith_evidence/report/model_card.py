@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tunesmith import distributed
 from tunesmith.errors import EnvironmentProblem
-from tunesmith.events import BASE, JSON
+from tunesmith.events import JSON
 from tunesmith.machine import expand_home
 from tunesmith.plan import Plan
 from tunesmith.storage import write_atomic
@@ -207,12 +207,8 @@ def _describe_test_rows(view: ReportView, dataset: str | None) -> JSON:
 
 
 def _list_results(view: ReportView, dataset: str | None) -> Iterator[JSON]:
-    """Yield the finite scores of the tuned model on test rows, with interval and rows.
-
-    Evaluators of side effects, which alone measure the base model, have their own rows.
-    """
+    """Yield the finite scores of the tuned model on test rows, with interval and rows."""
     report, test_rows = view.report, _describe_test_rows(view, dataset)
-    apart = {event.evaluator for event in report.measured.values() if event.model == BASE}
     for event in report.tuned:
         values = {"low": event.low, "high": event.high, "n": event.n, "confidence": 0.95}
         if not math.isfinite(event.value):
@@ -224,5 +220,5 @@ def _list_results(view: ReportView, dataset: str | None) -> Iterator[JSON]:
             "value": event.value,
             "args": {key: value for key, value in values.items() if math.isfinite(value)},
         }
-        source = own if event.evaluator in apart else test_rows
+        source = own if event.evaluator in view.apart else test_rows
         yield {"task": {"type": "text-generation"}, "dataset": source, "metrics": [metric]}

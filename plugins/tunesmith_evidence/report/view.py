@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from tunesmith.errors import IntegrityError
-from tunesmith.events import TUNED, BaselineChosen, FindingReported, Measured
+from tunesmith.events import BASE, TUNED, BaselineChosen, FindingReported, Measured
 from tunesmith.execution.report import Report
 from tunesmith.text import one_line
 from tunesmith_evidence.answers.cut_answers import list_cut_answers
@@ -177,6 +177,15 @@ class ReportView:
         started = self.report.started
         title = started.plan.get("run", {}).get("title") if started else None
         return " - ".join(filter(None, [str(title or self.name), name_base_model(self.report)]))
+
+    @cached_property
+    def apart(self) -> frozenset[str]:
+        """The evaluators with rows other than the test rows: those that measured the base model.
+
+        These are the evaluators of side effects.
+        """
+        measured = self.report.measured.values()
+        return frozenset(event.evaluator for event in measured if event.model == BASE)
 
     @cached_property
     def status(self) -> str:

@@ -26,7 +26,7 @@ FP32_MOMENT_BYTES = 8.0
 
 @dataclass(frozen=True)
 class EstimateSetting:
-    """What the memory of a training run depends on: model, options, device and rows."""
+    """The model, options, device and rows, which determine the memory of a training run."""
 
     config: dict[str, Any]
     """The base model's ``config.json``."""

@@ -17,7 +17,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from tunesmith.errors import UsageError
-from tunesmith.events import BASE, Measured
+from tunesmith.events import Measured
 from tunesmith.execution.evaluate import read_rows
 from tunesmith.statistics import mean_interval
 from tunesmith_evidence.report.facts import name_base_model
@@ -111,11 +111,7 @@ def _list_metrics(event: Measured, view: ReportView) -> Iterator[JSON]:
     """Yield a metric of the tuned model on all test rows, and on each slice of them."""
     report = view.report
     label = report.metric_label(event.evaluator, event.metric)
-    # Evaluators of side effects, which alone measure the base model, have their own rows.
-    has_own = any(
-        e.model == BASE and e.evaluator == event.evaluator for e in report.measured.values()
-    )
-    rows_name = f"rows of {event.evaluator}" if has_own else "test rows"
+    rows_name = f"rows of {event.evaluator}" if event.evaluator in view.apart else "test rows"
     if math.isfinite(event.value):
         whole = f"all {event.n} {rows_name}"
         yield _make_metric(label, whole, event.value, event.low, event.high)

@@ -30,7 +30,7 @@ START, END = r"(?:(?<![\w-])|(?<=\\[nrt]))", r"(?![\w-])"
 NAME_START, NAME_END = r"(?<!\w[.@])", r"(?![.@]\w)"
 """Edges of a name, which may be a part of another user's name or address."""
 NO_NUMBER, NO_KEY = r'(?<!":)(?<!": )', r'(?!"\s*:)'
-"""What would damage a JSON file: to replace a number, or the key of an object."""
+"""Matches that must not be replaced in a JSON file: numbers, and the keys of objects."""
 IDENTIFIERS = ("event", "model", "evaluator", "metric", "baseline", "level", "source", "phase")
 """Keys of events whose values the program compares."""
 CACHES = ("tokens", "vectors.sqlite")

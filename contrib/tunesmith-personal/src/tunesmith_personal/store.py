@@ -45,7 +45,7 @@ _SCHEMA = (
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What the index has about a user."""
+    """A user's entry in the index."""
 
     user: str
     note: str

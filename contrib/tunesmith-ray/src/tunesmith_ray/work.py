@@ -16,7 +16,7 @@ from tunesmith_ray.rank import resume_arguments
 
 @dataclass(frozen=True)
 class WorkerPlace:
-    """Where a worker runs: its host, address and GPUs."""
+    """The host, address and GPUs of a worker."""
 
     host: str
     address: str

@@ -17,7 +17,7 @@ from tunesmith.storage import LEASE_FILE
 
 SIGNATURE = "signature.json"
 UNSIGNED = (SIGNATURE, "lock", LEASE_FILE, "export", "README.md")
-"""What the signature of a run does not cover: it is written later, or changes during the run."""
+"""Files that a run's signature does not cover: written later, or changed during the run."""
 
 
 def sign_bytes(key: Path, content: bytes) -> str:

@@ -37,7 +37,7 @@ MAIN_CURVES = (LOSS, SPEED, MEMORY, NORM, RATE)
 
 @dataclass
 class Stage:
-    """What the dashboard knows about the training of a stage: curves, tokens, seconds, step."""
+    """The training of a stage so far: curves, tokens, seconds and step."""
 
     curves: dict[str, Series] = field(default_factory=dict)
     """Curves over the steps by name, those of :data:`MAIN_CURVES` first."""

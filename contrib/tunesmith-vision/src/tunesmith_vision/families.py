@@ -21,7 +21,7 @@ VISION_FOLDER = "vision"
 
 @dataclass(frozen=True)
 class Family:
-    """Where a family of models keeps its parts, inside ``model.model``."""
+    """The names of a model family's parts inside ``model.model``."""
 
     language: str
     projector: str

@@ -21,7 +21,6 @@ from tunesmith.phases import run_phase
 from tunesmith.records import Answer, Prompt, Record
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.generation.text_model import TorchTextModel
-from tunesmith_torch.models.adapter_stack import adapt_model
 from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.models.artifacts import attach_adapter
 from tunesmith_torch.models.initial_model import InitialModel
@@ -146,14 +145,7 @@ class VisionTask(SupervisedTask):
         options: VisionOptions = job.config
         self.projector = new_projector(base.model, self.table, job.seed)
         if options.train_language:
-            adapted = adapt_model(
-                base,
-                precision,
-                options.adaptation,
-                initial_model=None,
-                seed=job.seed,
-                fused_kernels=options.fused_kernels,
-            )
+            adapted = super().adapt(base, precision, job, initial)
         else:
             base.model.requires_grad_(False)
             adapted = AdaptedModel(base.model, base, precision, "adapter", {"weights": "projector"})

@@ -74,14 +74,16 @@ def find_duplicates(
     """
     texts, asked = PromptTexts(known), PromptTexts(queries)
     has_labels = _has_labels(known)
+
+    def must_be_equal(row: int, other: int) -> bool:
+        return has_media([queries[row]]) or (has_labels and _differ(known[other], queries[row]))
+
     others = []
     for row, match in enumerate(find_nearest(texts, asked)):
         if match is not None and match.identical:
             yield Leak("exact", row, match.known, match)
-        elif match is None or (has_labels and _differ(known[match.known], queries[row])):
+        elif match is None or must_be_equal(row, match.known):
             others.append(row)
-        elif has_media([queries[row]]):
-            continue
         else:
             words = find_word_difference(texts[match.known], asked[row])
             yield Leak("near" if words.other_words else "template", row, match.known, match)
@@ -90,9 +92,7 @@ def find_duplicates(
     found = set()
     for number, other in find_template_duplicates(texts, _Chosen(asked, others)):
         row = others[number]
-        if row in found or (has_labels and _differ(known[other], queries[row])):
-            continue
-        if has_media([queries[row]]):
+        if row in found or must_be_equal(row, other):
             continue
         if _is_one_template(find_word_difference(texts[other], asked[row]), has_labels):
             found.add(row)

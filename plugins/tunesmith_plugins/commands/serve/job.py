@@ -53,7 +53,7 @@ Text = Callable[[Sequence[int], bool], str]
 
 @dataclass(frozen=True, kw_only=True)
 class ChoiceInput:
-    """What an engine needs for one answer: prompt or token ids, sampling and limits."""
+    """One answer to compute: prompt or token ids, sampling and limits."""
 
     index: int
     prompt: Prompt

@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 
 KEY = "technique.adapter"
 _NAMES = (
-    *("target_parameters", "modules_to_save", "rank_pattern", "alpha_pattern", "layers"),
+    "target_parameters",
+    "modules_to_save",
+    "rank_pattern",
+    "alpha_pattern",
+    "layers",
     "trainable_tokens",
 )
 """Options that name parts of the model."""

@@ -15,7 +15,9 @@ class ExistingOptions(TrainingOptions):
     """Options of ``existing``: the fine-tuned model, and how to open it."""
 
     UNUSED: ClassVar[frozenset[str]] = frozenset(TrainingOptions.model_fields) - {
-        *("precision", "fused_kernels", "chat_template")
+        "precision",
+        "fused_kernels",
+        "chat_template",
     }
 
     tuned: DataPath = Field(
