@@ -40,8 +40,7 @@ epochs = 3
 rows = 30
 retrieved-shots = { k = [1] }
 random-shots = { k = [2], draws = 1 }
-system_prompt = """Read the receipt. Answer with a JSON object that has the keys company, date,
-address and total."""
+system_prompt = "Read the receipt. Answer with JSON: company, date, address and total."
 
 [[evaluators]]
 use = "exact-match"
