@@ -58,9 +58,9 @@ TEST = 16
 SEEDS = {"sequential": 3, "replay-5": 3, JOINT: 3}
 TECHNIQUE = {
     "use": "lora",
-    "epochs": 7,
-    "batch_size": 6,
-    "learning_rate": 2e-3,
+    "epochs": 10,
+    "batch_size": 16,
+    "learning_rate": 1e-3,
     "schedule": {"warmup_ratio": 0.0},
     "validation": {"every": 0},
 }
@@ -74,10 +74,16 @@ def write_rows(folder: Path) -> None:
         things = random.Random(task).sample(THINGS.split(), len(THINGS.split()))
         for number, thing in enumerate(things):
             part = "test" if number < TEST else "validation" if number < TEST + 6 else "train"
-            prompt = f"{task}: {SENTENCES[number % len(SENTENCES)].format(thing)}"
-            line = json.dumps({"prompt": prompt, "completion": form.format(thing)}) + "\n"
-            parts.setdefault(f"{task}-{part}", []).append(line)
-            parts.setdefault(f"{JOINT}-{part}", []).append(line)
+            # Things to learn from are in every sentence, the others in one.
+            some = SENTENCES[number % len(SENTENCES)]
+            for sentence in SENTENCES if part == "train" else (some,):
+                row = {
+                    "prompt": f"{task}: {sentence.format(thing)}",
+                    "completion": form.format(thing),
+                }
+                line = json.dumps(row) + "\n"
+                parts.setdefault(f"{task}-{part}", []).append(line)
+                parts.setdefault(f"{JOINT}-{part}", []).append(line)
     for name, lines in parts.items():
         (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
 
