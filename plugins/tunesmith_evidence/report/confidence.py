@@ -20,7 +20,6 @@ __all__ = ["ConfidenceView", "ConfidentRows", "read_confidences"]
 MAX_GROUPS, MIN_GROUP_ROWS = 10, 10
 """Number of groups in the reliability diagram, and the smallest number of rows in each."""
 MAX_THRESHOLDS = 40
-"""Number of thresholds to list."""
 _Row = tuple[float, float, str | None]
 """Confidence, 1 for a right answer or 0, and the row's group."""
 
@@ -44,7 +43,7 @@ class ConfidenceView:
     groups: Sequence[ConfidentRows]
     """Groups of rows with similar confidence, the lowest first."""
     thresholds: Sequence[ConfidentRows]
-    """The rows that each threshold automates, the highest threshold first; the last has all."""
+    """The rows above each threshold, the highest first; answers cut off are above none."""
     chosen: int
     """Position of the last threshold that automates no more rows than the run's own, or 0."""
 
@@ -97,7 +96,8 @@ def _list_thresholds(rows: Sequence[_Row]) -> Iterator[ConfidentRows]:
     last = len(rows) - 1
     places = (last - round(last * n / MAX_THRESHOLDS) for n in range(MAX_THRESHOLDS + 1))
     for cut in dict.fromkeys(rows[place][0] for place in places):
-        yield ConfidentRows(cut, _count_right([row for row in rows if row[0] >= cut]))
+        if cut:
+            yield ConfidentRows(cut, _count_right([row for row in rows if row[0] >= cut]))
 
 
 def _count_right(rows: Sequence[_Row]) -> Interval:

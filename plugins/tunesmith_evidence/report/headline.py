@@ -85,7 +85,6 @@ def find_headline(report: Report, status: str = "") -> Headline:
     figure, interval, caption = _describe_difference(report, verdict)
     word = str(verdict.get("word") or verdict.get("outcome", "")).upper()
     tone = TONES.get(str(verdict.get("outcome")), "open")
-    sentence = str(verdict.get("sentence", ""))
     is_success = tone == "good" and verdict.get("worth_it") is not False
     return Headline(
         word=f"{word}, at a price" if is_success and verdict.get("price") else word,
@@ -94,9 +93,9 @@ def find_headline(report: Report, status: str = "") -> Headline:
         figure=figure,
         interval=interval,
         caption=caption,
-        sentence=sentence,
+        sentence=str(verdict.get("sentence", "")),
         would_change=str(verdict.get("would_change", "")),
-        reason=str(verdict.get("reason", sentence)),
+        reason=str(verdict.get("reason", verdict.get("sentence", ""))),
     )
 
 

@@ -28,7 +28,7 @@ def read(folder: Path, rows: Sequence[tuple[float, float]], **policy: float | No
 
 def make_rows(count: int) -> list[tuple[float, float]]:
     rng = random.Random(7)
-    confidences = [round(rng.random(), 2) for _ in range(count)]
+    confidences = [round(rng.uniform(0.01, 1), 2) for _ in range(count)]
     return [(confidence, float(rng.random() < confidence)) for confidence in confidences]
 
 
@@ -68,6 +68,14 @@ def test_rows_with_equal_confidence_share_a_group_and_a_threshold(tmp_path: Path
     assert isinstance(found, ConfidenceView)
     assert [g.right.n for g in found.groups] == [g.right.n for g in found.thresholds] == [60]
     assert found.groups[0].right.value == 0.5
+
+
+def test_an_answer_that_was_cut_off_is_above_no_threshold(tmp_path: Path) -> None:
+    found = read(tmp_path, [(0.0, 1.0), (0.0, 0.0), (0.4, 1.0)])
+    assert isinstance(found, ConfidenceView)
+    assert [(t.confidence, t.right.n) for t in found.thresholds] == [(0.4, 1)]
+    none = read(tmp_path, [(0.0, 0.0)] * 3, threshold=None)
+    assert isinstance(none, ConfidenceView) and none.thresholds == [] and none.chosen == 0
 
 
 def test_a_run_without_review_has_no_confidences(tmp_path: Path) -> None:

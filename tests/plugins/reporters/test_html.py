@@ -218,6 +218,10 @@ def test_a_slider_chooses_the_review_threshold(tmp_path: Path) -> None:
         assert right.startswith(f"{sum(above) / len(above):.3f} [")
     text = " ".join(outline(raw.replace(script, "")).text.split())
     assert "60 % of requests need no person" in text and "right answers (%)" in text
+    cut = write_review(tmp_path, {n: (0.0, 0.0) for n in range(3)})
+    raw = page(tmp_path, [*reported, *cut, end])
+    assert "right answers (%)" in raw and "threshold" not in raw.partition("</style>")[2]
+    assert "script" not in raw
 
 
 def test_the_verdict_begins_with_its_word(tmp_path: Path) -> None:

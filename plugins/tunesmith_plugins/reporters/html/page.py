@@ -60,7 +60,7 @@ const slider = document.getElementById("threshold");
 const rows = [...document.querySelectorAll("#thresholds tr")].slice(1);
 const show = () => rows.forEach((row, place) => { row.hidden = place != slider.value; });
 slider.hidden = false;
-slider.addEventListener("input", show);
+slider.oninput = show;
 show();
 """
 """Shows the row of the thresholds that the slider selects. Without scripts, all are shown."""
