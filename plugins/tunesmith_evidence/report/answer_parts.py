@@ -196,7 +196,8 @@ def list_error_kinds(answers: Answers) -> dict[str, list[AnswerRow]]:
         if not answer.text.strip():
             name = "empty answer"
         elif reader is not None:
-            name = f"{wanted} answered as {_read_label(answer, wanted, reader)}"
+            given = _read_label(answer, wanted, reader)
+            name = "none of the labels" if given == OTHER else f"{wanted} answered as {given}"
         elif task == "objects":
             name = _describe_wrong_fields(wanted, answer.text)
         else:
