@@ -292,6 +292,15 @@ def test_the_page_does_not_overwrite_a_file_of_the_run(tmp_path: Path, path: str
             HTML.build(HtmlOptions(path=chosen), RunFolder(tmp_path))
 
 
+def test_the_verdict_begins_on_the_first_printed_page(tmp_path: Path) -> None:
+    """In print, its tables are open, so it may be longer than a page."""
+    style = page(tmp_path, list(sample_run())).partition("@media print")[2].partition("</style>")[0]
+    rules = re.findall(r"([^{}]+){([^{}]*)}", style)
+    breaks = [value for names, value in rules if ".verdict" in names.split(", ")[0]]
+    assert breaks == [" break-inside: auto; ", " break-inside: avoid; "]
+    assert any(".verdict .top" in names and "avoid" in value for names, value in rules)
+
+
 def test_page_is_self_contained(tmp_path: Path) -> None:
     raw = page(tmp_path, list(sample_run()))
     assert not re.search(r"(src|href)\s*=|url\(|@import|https?://", raw)
