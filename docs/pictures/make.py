@@ -7,13 +7,14 @@ different learning rates::
     tunesmith run quickstart/run.toml --set technique.use=lora --set baselines.budget=1s \\
         --set technique.learning_rate=1e-3 --out HIGH
 
-It writes five files beside this script, every number in them from these runs:
+It writes six files beside this script, every number in them from these runs:
 
 * ``example.svg``: the result card of ``RUN``
 * ``live.svg``: the live display of ``RUN`` at a step of its training, replayed from its event log
 * ``report.svg``: the beginning of ``tunesmith report RUN``
+* ``report-page.png``: the first screen of its page, as the browser ``chromium`` shows it
 * ``compare.svg``: ``tunesmith compare LOW HIGH``
-* ``compare-page.png``: its page, as the browser ``chromium`` shows it
+* ``compare-page.png``: its page
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ from tunesmith_plugins.reporters.console.live import LiveReporter
 HERE = Path(__file__).parent
 WIDTH = 100
 """Columns of the terminals in the pictures."""
-PAGE_SIZE = 1200, 1000
-"""Width and height of the picture of a page."""
+PAGE_WIDTH = 1200
+"""Width of the pictures of pages."""
 STEP = 40
 """The step of the training that the picture of the live display shows."""
 LIVE_LINES, REPORT_LINES = 20, 15
@@ -65,18 +66,20 @@ def main() -> None:
     save(terminal(shown[-LIVE_LINES:]), "live.svg", f"tunesmith run, at step {STEP}")
     report = capture("tunesmith", "report", str(run))
     save(terminal(report.splitlines()[:REPORT_LINES]), "report.svg", "tunesmith report RUN")
+    capture("tunesmith", "report", str(run), "--to", "html")
+    screenshot(run.resolve() / "report.html", "report-page.png", 800)
     compared = capture("tunesmith", "compare", str(low), str(high), "--items", "1")
     title = f"tunesmith compare {low.name} {high.name}"
     save(terminal(compared.splitlines()), "compare.svg", title)
     with TemporaryDirectory() as folder:
         page = Path(folder) / "page.html"
         capture("tunesmith", "compare", str(low), str(high), "--page", str(page))
-        screenshot(page, "compare-page.png")
+        screenshot(page, "compare-page.png", 1000)
 
 
-def screenshot(page: Path, name: str) -> None:
+def screenshot(page: Path, name: str, height: int) -> None:
     """Write the beginning of a page as a picture beside this script."""
-    size = f"--window-size={','.join(map(str, PAGE_SIZE))}"
+    size = f"--window-size={PAGE_WIDTH},{height}"
     options = ["--headless", "--no-sandbox", "--hide-scrollbars", size]
     picture = f"--screenshot={HERE / name}"
     subprocess.run(["chromium", *options, picture, page.as_uri()], check=True, capture_output=True)

@@ -1,19 +1,20 @@
-"""Score the fields of JSON answers, and count which labels a model confuses."""
+"""Score the fields of JSON answers, count confused labels, and sort wrong answers by error."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from json import loads
 
 from tunesmith.text import format_count
 from tunesmith_evidence.answers.normalize import LabelReader
-from tunesmith_evidence.report.answers import Answer, Answers
+from tunesmith_evidence.report.answers import Answer, AnswerRow, Answers
+from tunesmith_evidence.slices.items import describe_near_miss
 from tunesmith_evidence.tasks.json_answers import (
+    FieldPath,
     JsonFields,
-    are_json_values_equal,
     find_field_order,
+    have_equal_values,
     parse_json_object,
 )
 from tunesmith_evidence.tasks.kinds import detect_task_kind, list_labels
@@ -25,6 +26,7 @@ __all__ = [
     "count_confusions",
     "describe_fields",
     "find_weakest_field",
+    "list_error_kinds",
     "score_fields",
 ]
 
@@ -32,6 +34,8 @@ MAX_MATRIX_LABELS = 12
 """Labels beyond which a table of all pairs is not readable."""
 MAX_PAIRS = 10
 """Number of confused pairs to list."""
+MAX_NEAR_MISS_CHARACTERS = 300
+"""Longer answers are not compared by character, which takes quadratic time."""
 OTHER = "(another answer)"
 """Column for answers that are none of the labels."""
 
@@ -135,19 +139,20 @@ def describe_fields(scores: Sequence[FieldScore], tuned: str, baseline: str, lim
 
 
 def _count_right(
-    path: tuple[str, ...], wanted: Sequence[JsonFields], given: Sequence[tuple[bool, JsonFields]]
+    path: FieldPath, wanted: Sequence[JsonFields], given: Sequence[tuple[bool, JsonFields]]
 ) -> tuple[int, int]:
     """Return the number of rows whose field is right, and of rows that the model answered."""
     answered = [
-        (fields[path], found.get(path))
+        (fields, found)
         for fields, (was_asked, found) in zip(wanted, given, strict=True)
         if was_asked and path in fields
     ]
-    right = sum(
-        value is not None and are_json_values_equal(loads(expected), loads(value))
-        for expected, value in answered
-    )
+    right = sum(_is_right(path, fields, found) for fields, found in answered)
     return right, len(answered)
+
+
+def _is_right(path: FieldPath, wanted: JsonFields, given: JsonFields) -> bool:
+    return path in given and have_equal_values({path: wanted[path]}, {path: given[path]})
 
 
 def count_confusions(answers: Answers, model: str) -> Confusions | None:
@@ -172,3 +177,44 @@ def _read_label(answer: Answer, expected: str, reader: LabelReader) -> str:
         return expected
     found = reader.read(answer.text)
     return OTHER if found is None or found == expected else found
+
+
+def list_error_kinds(answers: Answers) -> dict[str, list[AnswerRow]]:
+    """Sort the tuned model's wrong answers by kind of error, the most frequent kind first.
+
+    A kind names the wrong fields, the confused labels, or how the answers differ. Return no kinds
+    if no answers were stored, or if the metric has no best value.
+    """
+    if not answers.has_texts or not answers.has_best:
+        return {}
+    expected = [row.expected for row in answers.rows]
+    task = detect_task_kind(expected)
+    reader = LabelReader(list_labels(expected)) if task == "classes" else None
+    kinds: dict[str, list[AnswerRow]] = {}
+    for row in answers.wrong:
+        answer, wanted = row.answers[-1], row.expected.strip()
+        if not answer.text.strip():
+            name = "empty answer"
+        elif reader is not None:
+            given = _read_label(answer, wanted, reader)
+            name = "none of the labels" if given == OTHER else f"{wanted} answered as {given}"
+        elif task == "objects":
+            name = _describe_wrong_fields(wanted, answer.text)
+        else:
+            is_short = len(wanted) <= MAX_NEAR_MISS_CHARACTERS
+            name = (is_short and describe_near_miss(answer.text, wanted)) or "another answer"
+        kinds.setdefault(name, []).append(row)
+    return dict(sorted(kinds.items(), key=lambda kind: -len(kind[1])))
+
+
+def _describe_wrong_fields(expected: str, answer: str) -> str:
+    wanted, given = parse_json_object(expected) or {}, parse_json_object(answer)
+    if given is None:
+        return "not a JSON object"
+    fields = {
+        "wrong": [p for p in wanted if p in given and not _is_right(p, wanted, given)],
+        "missing": [path for path in wanted if path not in given],
+        "unexpected": [path for path in given if path not in wanted],
+    }
+    parts = [f"{how} {', '.join(map('.'.join, paths))}" for how, paths in fields.items() if paths]
+    return "; ".join(parts) or "differs only in its form"

@@ -16,9 +16,17 @@ from markupsafe import Markup
 from tunesmith.events import TUNED, Measured
 from tunesmith.text import one_line, redact
 from tunesmith_evidence.number_text import format_interval, format_number, format_rate, format_ticks
+from tunesmith_evidence.report.confidence import ConfidentRows
 from tunesmith_evidence.report.curves import Curve, Points, thin_points
 
-__all__ = ["MAX_OVERLAID", "IntervalBar", "draw_curve", "draw_intervals", "draw_overlay"]
+__all__ = [
+    "MAX_OVERLAID",
+    "IntervalBar",
+    "draw_curve",
+    "draw_intervals",
+    "draw_overlay",
+    "draw_reliability",
+]
 
 MAX_OVERLAID = 8
 """Maximum number of curves in one plot, because more colors look alike."""
@@ -134,13 +142,33 @@ def draw_overlay(curves: Mapping[str, Curve], *, height: int = 280) -> Markup:
     return _draw_svg("curve", height, f"{axis} of {', '.join(curves)}", parts)
 
 
+def draw_reliability(groups: Sequence[ConfidentRows], *, height: int = 280) -> Markup:
+    """Draw the share of right answers by confidence, with 95 % intervals.
+
+    If the confidences are calibrated, the points lie on the diagonal.
+    """
+    x, y = Scale(0, 100, 0, 100), Scale(0, 100, height - BOTTOM, TOP)
+    diagonal = _draw_line([(0, 0), (100, 100)], x, y, "raw")
+    parts = [*_draw_plot([diagonal], x, y, "right answers (%)", log=False, base="confidence (%)")]
+    for group in groups:
+        place, right = 100 * group.confidence, group.right
+        value, low, high = (y.position_of(100 * v) for v in (right.value, right.low, right.high))
+        parts.append(
+            Markup(
+                '<g class="bar strong"><title>{0} rows</title><line x1="{1:.2f}%" x2="{1:.2f}%" '
+                'y1="{2:.1f}" y2="{3:.1f}"/><circle cx="{1:.2f}%" cy="{4:.1f}" r="5"/></g>'
+            ).format(right.n, place, low, high, value)
+        )
+    return _draw_svg("curve", height, "right answers by confidence", parts)
+
+
 def _draw_plot(
-    lines: Sequence[Markup], x: Scale, y: Scale, axis: str, *, log: bool
+    lines: Sequence[Markup], x: Scale, y: Scale, axis: str, *, log: bool, base: str = "step"
 ) -> Iterator[Markup]:
     """Draw lines with the axes of a plot; ``y`` starts at its lower edge."""
     yield _draw_text("0", 12, axis, dx=-52)
     yield from _draw_value_ticks(y, log=log)
-    yield from _draw_steps(x, round(y.start) + BOTTOM)
+    yield from _draw_steps(x, round(y.start) + BOTTOM, base)
     yield Markup(
         '<svg x="0" y="0" width="100%" height="{0:.0f}" viewBox="0 0 {1} {0:.0f}" '
         'preserveAspectRatio="none" overflow="visible">{2}</svg>'
@@ -194,11 +222,11 @@ def _draw_value_ticks(y: Scale, *, log: bool) -> Iterator[Markup]:
         yield _draw_text("0", float(position) + 4, text, anchor="end", dx=-8)
 
 
-def _draw_steps(x: Scale, height: int) -> Iterator[Markup]:
+def _draw_steps(x: Scale, height: int, axis: str) -> Iterator[Markup]:
     steps = dict.fromkeys(round(tick) for tick in choose_ticks(x.low, x.high, 5))
     for step in (step for step in steps if x.low <= step <= x.high):
         yield _draw_text(f"{x.position_of(step):.2f}%", height - 22, f"{step:,}", anchor="middle")
-    yield _draw_text("50%", height - 4, "step", anchor="middle")
+    yield _draw_text("50%", height - 4, axis, anchor="middle")
 
 
 @dataclass(frozen=True)

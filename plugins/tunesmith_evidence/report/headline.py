@@ -48,6 +48,8 @@ class Headline:
     """A caption for the figure, with the metric, the models and the rows."""
     sentence: str
     would_change: str
+    reason: str
+    """The first clause of the sentence, without side effects and notes."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def find_headline(report: Report, status: str = "") -> Headline:
         figure, interval, caption = _describe_measured(report)
         word = status.upper() if status != "ok" else "FINISHED"
         tone = TONES.get(status, "open")
-        return Headline(word, tone, figure, interval, caption, "", "")
+        return Headline(word, tone, figure, interval, caption, "", "", "")
     figure, interval, caption = _describe_difference(report, verdict)
     word = str(verdict.get("word") or verdict.get("outcome", "")).upper()
     tone = TONES.get(str(verdict.get("outcome")), "open")
@@ -93,6 +95,7 @@ def find_headline(report: Report, status: str = "") -> Headline:
         caption=caption,
         sentence=str(verdict.get("sentence", "")),
         would_change=str(verdict.get("would_change", "")),
+        reason=str(verdict.get("reason", verdict.get("sentence", ""))),
     )
 
 

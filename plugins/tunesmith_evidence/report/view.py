@@ -23,9 +23,11 @@ from tunesmith_evidence.report.answer_parts import (
     Confusions,
     FieldScore,
     count_confusions,
+    list_error_kinds,
     score_fields,
 )
-from tunesmith_evidence.report.answers import Answers, read_answers
+from tunesmith_evidence.report.answers import AnswerRow, Answers, read_answers
+from tunesmith_evidence.report.confidence import ConfidenceView, read_confidences
 from tunesmith_evidence.report.ending import RunEnding, describe_ending, find_status
 from tunesmith_evidence.report.facts import Prediction, list_predictions, name_base_model
 from tunesmith_evidence.report.headline import (
@@ -208,6 +210,19 @@ class ReportView:
         finished = self.report.finished
         return finished.error if finished and finished.verdict else ""
 
+    def list_next_commands(self, run: str) -> list[str]:
+        """Return the commands that a user is likely to need next; ``run`` is quoted for a shell."""
+        report, commands = self.report, []
+        if self.ending is not None and report.status != "stopped":  # its message has the command
+            commands.append(self.ending.format_command(run))
+        if report.training_finished.get("") is not None:
+            if report.verdict.get("winner"):
+                commands.append(f"tunesmith chat {run} --winner")
+            commands.append(f"tunesmith chat {run} --compare base")
+        if report.verdict.get("worth_it") or report.verdict.get("winner"):
+            commands.append(f"tunesmith serve {run}")
+        return commands
+
     @property
     def comparisons(self) -> list[ComparisonRow]:
         """The comparisons of the tuned model with its baselines."""
@@ -281,6 +296,20 @@ class ReportView:
         """The labels that the tuned model confuses, or None unless expected answers are labels."""
         answers = self.intact_answers
         return count_confusions(answers, TUNED) if answers and answers.has_texts else None
+
+    @cached_property
+    def error_kinds(self) -> Mapping[str, Sequence[AnswerRow]]:
+        """The tuned model's wrong answers by kind of error, the most frequent kind first."""
+        answers = self.intact_answers
+        return list_error_kinds(answers) if answers else {}
+
+    @cached_property
+    def confidences(self) -> ConfidenceView | None:
+        """The tuned model's confidences; None if they are missing, or a file is damaged."""
+        try:
+            return read_confidences(self.folder, self.report)
+        except IntegrityError:
+            return None
 
     @cached_property
     def right_answers(self) -> str:

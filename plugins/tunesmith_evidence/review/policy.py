@@ -11,10 +11,12 @@ from tunesmith.events import Measured
 from tunesmith.records import Message, Prompt
 from tunesmith_evidence.review.scores import NEVER, score_answers
 
-__all__ = ["AUTOMATED", "DETAIL", "ReviewPolicy", "ReviewedAnswer", "find_policies"]
+__all__ = ["AUTOMATED", "CONFIDENCE", "DETAIL", "ReviewPolicy", "ReviewedAnswer", "find_policies"]
 
 AUTOMATED = "automated"
 """Name of the metric for the share of rows whose answers no person has to check."""
+CONFIDENCE = "confidence"
+"""Name of the metric for the calibrated probability that a row's answer is right."""
 DETAIL = "review"
 """Key of the policy in the details of this metric."""
 

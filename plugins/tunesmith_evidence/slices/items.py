@@ -10,7 +10,13 @@ from tunesmith_evidence.answers.normalize import LENIENT_NORMALIZER
 from tunesmith_evidence.answers.whole_words import WholeWordFinder
 from tunesmith_evidence.slices.rows import ScoredRow
 
-__all__ = ["find_near_misses", "find_regressed_rows", "find_wrong_rows", "has_best_value"]
+__all__ = [
+    "describe_near_miss",
+    "find_near_misses",
+    "find_regressed_rows",
+    "find_wrong_rows",
+    "has_best_value",
+]
 
 MIN_SIMILARITY = 0.8
 """Minimum similarity to the expected answer for an incorrect answer to be a near-miss."""
@@ -61,21 +67,20 @@ def find_regressed_rows(
 
 def find_near_misses(wrong: Sequence[ScoredRow]) -> list[tuple[ScoredRow, str]]:
     """Return incorrect answers that are nearly correct, and how each one differs."""
-    found = []
-    for row in wrong:
-        given, right = (
-            LENIENT_NORMALIZER.normalize(row.output) or "",
-            LENIENT_NORMALIZER.normalize(row.expected) or "",
-        )
-        if not given:
-            continue
-        if given == right:
-            found.append((row, "differs only in case, punctuation or a lead-in phrase"))
-        elif any(WholeWordFinder([right]).find(given)):
-            found.append((row, "contains the expected answer, with more text around it"))
-        elif _similarity(given, right) >= MIN_SIMILARITY:
-            found.append((row, "differs in a few characters"))
-    return found
+    described = ((row, describe_near_miss(row.output, row.expected)) for row in wrong)
+    return [(row, how) for row, how in described if how]
+
+
+def describe_near_miss(output: str, expected: str) -> str:
+    """Return how an incorrect answer differs from the expected one, or "" if by too much."""
+    given, right = (LENIENT_NORMALIZER.normalize(text) or "" for text in (output, expected))
+    if not given:
+        return ""
+    if given == right:
+        return "differs only in case, punctuation or a lead-in phrase"
+    if any(WholeWordFinder([right]).find(given)):
+        return "contains the expected answer, with more text around it"
+    return "differs in a few characters" if _similarity(given, right) >= MIN_SIMILARITY else ""
 
 
 def _similarity(first: str, second: str) -> float:

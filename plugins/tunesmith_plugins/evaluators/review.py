@@ -24,10 +24,10 @@ from tunesmith.records import Record, last_exchange
 from tunesmith.statistics import mean_interval
 from tunesmith.text import format_count
 from tunesmith_evidence.number_text import format_estimate, format_number, format_share
-from tunesmith_evidence.review.policy import AUTOMATED, DETAIL, ReviewPolicy
+from tunesmith_evidence.review.policy import AUTOMATED, CONFIDENCE, DETAIL, ReviewPolicy
 from tunesmith_evidence.review.scores import score_answers
 
-CONFIDENCE, RIGHT = "confidence", "automated-right"
+RIGHT = "automated-right"
 
 
 class ReviewOptions(Options):

@@ -172,7 +172,7 @@ def _to_json(
         "word": ruling.word,
         "worth_it": ruling.word == FINE_TUNE,
         "rule": ruling.rule,
-        "sentence": ruling.sentence,
+        "reason": ruling.sentence,
         "would_change": ruling.would_change,
         "metric": case.tuned.metric,
         "evaluator": case.tuned.evaluator,
@@ -196,28 +196,28 @@ def _to_json(
         folds = strongest.baseline.folds if strongest.baseline else 0
         on_validation = "out-of-fold" if folds else "validation"
         verdict["chosen_on"] = on_validation if chosen_on_validation else "test"
-    if control := describe_length_control(case, ruling.sentence):
-        verdict["sentence"] += f"; {control}"
     models = [case.tuned, *([shown.measured] if shown else [])]
-    for text in filter(
-        None, (describe_cut_answers(case.evidence.folder, event) for event in models)
-    ):
-        verdict["sentence"] += f"; {text}"
+    notes = [
+        describe_length_control(case, ruling.sentence),
+        *(describe_cut_answers(case.evidence.folder, event) for event in models),
+    ]
     if review := find_review(case.evidence.measured, verdict["baseline"]):
         verdict["review"] = review
-        verdict["sentence"] += f"; {describe_review(review)}"
+        notes.append(describe_review(review))
     if _may_be_the_seed(ruling, shown):
-        verdict["sentence"] += f"; {SEEDS}"
+        notes.append(SEEDS)
     effects = find_side_effects(case.evidence, case.options.confidence)
     verdict["side_effects"] = [effect.to_json() for effect in effects]
-    price = describe_price(effects)
+    price, clauses = describe_price(effects), [ruling.sentence]
     verdict["side_effects_text"] = price or describe_absence(effects)
     if price:
         verdict["price"] = price
-        verdict["sentence"] += f"; outside the task: {price}"
+        clauses.append(f"outside the task: {price}")
     missed = [gap for gap in case.gaps if not gap.excluded]
     if missed and not ruling.names_gaps:
-        verdict["sentence"] += f"; not measured: {describe_gaps(missed)}"
+        notes.append(f"not measured: {describe_gaps(missed)}")
+    verdict["notes"] = [note for note in notes if note]
+    verdict["sentence"] = "; ".join([*clauses, *verdict["notes"]])
     return verdict
 
 

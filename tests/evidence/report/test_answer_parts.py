@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from tunesmith_evidence.report.answer_parts import (
     count_confusions,
     describe_fields,
     find_weakest_field,
+    list_error_kinds,
     score_fields,
 )
 from tunesmith_evidence.report.answers import Answer, AnswerRow, Answers
@@ -106,3 +108,57 @@ def test_fields_are_described_from_the_weakest_on() -> None:
     assert describe_fields([], "tuned", "rules", 4) == ""
     assert find_weakest_field(scores, "tuned") is scores[1]
     assert find_weakest_field(scores[:1], "tuned") is None
+
+
+def kinds(texts: Texts) -> dict[str, list[str]]:
+    found = list_error_kinds(build(texts))
+    return {name: [row.source for row in rows] for name, rows in found.items()}
+
+
+def test_wrong_json_answers_are_sorted_by_their_wrong_fields() -> None:
+    expected = json.dumps({"team": "heat", "order": {"id": 7}})
+    texts = [
+        (expected, '{"team": "water", "order": {"id": 8}}'),
+        (expected, expected),
+        (expected, '{"team": "heat", "order": {"id": 8}}'),
+        (expected, "heat, 7"),
+        (expected, '{"order": {"id": 9}, "team": "heat"}'),
+        (expected, '{"team": "heat", "note": 1}'),
+        (expected, '{"team": "heat",  "order": {"id": 7.0}}'),
+        (expected, " "),
+    ]
+    found = kinds(texts)
+    assert found == {
+        "wrong order.id": ["f:2", "f:4"],
+        "wrong team, order.id": ["f:0"],
+        "not a JSON object": ["f:3"],
+        "missing order.id; unexpected note": ["f:5"],
+        "differs only in its form": ["f:6"],
+        "empty answer": ["f:7"],
+    }
+    assert next(iter(found)) == "wrong order.id", "the most frequent kind comes first"
+
+
+def test_wrong_labels_are_sorted_by_pairs_and_texts_by_near_misses() -> None:
+    labels = [("heat", "water"), ("heat", "no idea"), ("water", "water"), ("heat", "heat")] * 4
+    assert {name: len(rows) for name, rows in kinds(labels).items()} == {
+        "heat answered as water": 4,
+        "none of the labels": 4,
+    }
+    texts = [(f"the meeting number {n} is on Monday", f"Monday {n}") for n in range(8)]
+    texts.append(("the lost card is blocked", "The lost card is blocked!"))
+    assert {name: len(rows) for name, rows in kinds(texts).items()} == {
+        "another answer": 8,
+        "differs only in case, punctuation or a lead-in phrase": 1,
+    }
+
+
+def test_answers_without_text_or_best_value_have_no_kinds() -> None:
+    answers = build([("a", "b")])
+    assert list_error_kinds(replace(answers, has_texts=False)) == {}
+    assert list_error_kinds(replace(answers, has_best=False)) == {}
+
+
+def test_long_answers_are_not_compared_by_character() -> None:
+    """Such a comparison takes seconds."""
+    assert [*kinds([("long answer " * 30, "long answer " * 30 + "x")])] == ["another answer"]

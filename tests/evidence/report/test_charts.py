@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tunesmith.statistics import Interval
 from tunesmith_evidence.report.charts import (
     MAX_OVERLAID,
     IntervalBar,
@@ -17,7 +18,9 @@ from tunesmith_evidence.report.charts import (
     draw_curve,
     draw_intervals,
     draw_overlay,
+    draw_reliability,
 )
+from tunesmith_evidence.report.confidence import ConfidentRows
 from tunesmith_evidence.report.curves import Curve
 
 
@@ -145,3 +148,23 @@ def test_an_overlay_has_a_limited_number_of_curves() -> None:
     svg = parse(draw_overlay({str(n): curve(3, 2) for n in range(20)}))
     assert len([*svg.iter("polyline")]) == MAX_OVERLAID
     assert draw_overlay({}) == "" and draw_overlay({"a": Curve("t", "", ())}) == ""
+
+
+def test_calibrated_confidences_lie_on_the_diagonal() -> None:
+    groups = [
+        ConfidentRows(0.25, Interval(0.25, 0.0, 0.5, 40)),
+        ConfidentRows(0.9, Interval(0.6, 0.4, 0.8, 12)),
+    ]
+    svg = parse(draw_reliability(groups))
+    (diagonal,) = svg.iter("polyline")
+    (_, bottom), (_, top) = points(diagonal)
+    first, second = (group for group in svg.iter("g"))
+    (line,), (dot,) = first.iter("line"), first.iter("circle")
+    assert percent(dot, "cx") == 25.0 and percent(second.find("circle"), "cx") == 90.0
+    assert float(dot.attrib["cy"]) == pytest.approx(bottom + 0.25 * (top - bottom), abs=0.1)
+    assert float(line.attrib["y1"]) == pytest.approx(bottom, abs=0.1)
+    assert float(line.attrib["y2"]) == pytest.approx((bottom + top) / 2, abs=0.1)
+    texts = [text.text for text in svg.iter("text")]
+    assert texts[0] == "right answers (%)" and texts[-1] == "confidence (%)"
+    title = second.find("title")
+    assert title is not None and title.text == "12 rows"

@@ -6,6 +6,7 @@ import contextlib
 import io
 import math
 import random
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -286,7 +287,7 @@ def test_finished_phase_is_one_line_with_its_metrics(terminal: Terminal) -> None
             live.report(event)
     shown = terminal.getvalue()
     line = next(x for x in shown.splitlines() if "zero-shot: exact-match" in x and "0.030" in x)
-    assert "exact-match 0.030 [0.010, 0.070], loss 0.030 [0.010, 0.070]" in line
+    assert "12 s 0.030 [0.010, 0.070], loss 0.030 [0.010, 0.070]" in line
     assert "12 s" in line and "✓" in line
     assert any("training" in x and "loss 2.000 ->" in x for x in shown.splitlines())
 
@@ -330,6 +331,46 @@ def test_nothing_is_cut_at_80_columns(terminal: Terminal, monkeypatch: pytest.Mo
         shown = render(live).splitlines()
     assert "40,000/100,000  1 h 40 min left" in shown[0] and "prompts" not in shown[0]
     assert all("…" not in line[30:] and len(line) <= 80 for line in shown)
+
+
+def test_a_finished_phase_fits_one_line_of_80_columns(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answers were cut off once, not once for each metric."""
+    monkeypatch.setenv("COLUMNS", "80")
+    scores = {"model": "zero-shot", "value": 0.0, "low": 0.0, "high": 0.114, "cut": 30}
+    with LiveReporter(terminal, NO_LOG) as live:
+        for name, metrics in (("exact-match", ["exact-match"]), ("review", ["automated", "sure"])):
+            live.report(PhaseStarted(phase=f"zero-shot: {name}", total=30))
+            live.report(PhaseEnded(phase=f"zero-shot: {name}", seconds=2.7))
+            for metric in metrics:
+                live.report(sample_event(Measured, metric=metric, evaluator=name, **scores))
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue()).splitlines()
+    [first] = [line.strip() for line in lines if "zero-shot: exact-match" in line and "✓" in line]
+    assert first.endswith("2.7 s 0.000 [0.000, 0.114], 30 cut off")
+    text = " ".join(" ".join(lines).split())
+    assert text.count("30 cut off") == 2
+    assert "automated 0.000 [0.000, 0.114], 30 cut off, sure 0.000 [0.000, 0.114]" in text
+
+
+def test_a_long_path_of_stages_is_not_cut(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    names = ["supervised", "reward", "policy", "distillation"]
+    plan = {"technique": {name: {"skip": False} for name in names}}
+    with LiveReporter(terminal, NO_LOG) as live:
+        live.report(sample_event(RunStarted, plan=plan))
+        for stage in names[:3]:
+            live.report(sample_event(TrainingStarted, stage=stage))
+            live.report(sample_event(TrainingFinished, stage=stage))
+            live.report(sample_event(GateChecked, stage=stage, passed=False, accepted=False))
+        shown = render(live)
+    assert all(len(line) <= 80 for line in shown.splitlines()) and "…" not in shown
+    assert " ".join(shown.split()).endswith(
+        "✓ supervised (gate not passed) → ✓ reward (gate not passed) → "
+        "✓ policy (gate not passed) → ○ distillation"
+    )
 
 
 @pytest.mark.parametrize("columns", [80, 120])

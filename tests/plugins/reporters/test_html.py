@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import math
 import re
@@ -10,6 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from review_rows import write_review
 
 from tunesmith.errors import UsageError
 from tunesmith.events import (
@@ -24,7 +27,8 @@ from tunesmith.events import (
     StepFinished,
     TrainingStarted,
 )
-from tunesmith.storage import RunFolder
+from tunesmith.execution.report import build_report
+from tunesmith.storage import RunFolder, read_known_events
 from tunesmith.storage.atomic import encode_json
 from tunesmith.testing import sample_event, sample_run
 from tunesmith_evidence.report.first_batch import FirstBatch, TokenRow
@@ -158,6 +162,68 @@ VERDICT = {
 }  # fmt: skip
 
 
+def test_the_first_section_answers_what_a_manager_asks(tmp_path: Path) -> None:
+    """Verdict, reason, baselines, side effects, cost, what would change it, and what to do."""
+    *reported, end = sample_run(steps=3)
+    verdict = {
+        **VERDICT, "reason": "a clear gain", "sentence": "a clear gain; less polite; by chance?",
+        "notes": ["by chance?"], "side_effects_text": "less polite", "worth_it": True,
+    }  # fmt: skip
+    raw = page(tmp_path, [*reported, replace(end, verdict=verdict)])
+    first = raw[raw.index('<section class="verdict') : raw.index("</section>")] + "</section>"
+    text = " ".join(outline(first).text.split())
+    order = (
+        "FINE-TUNE", "+0.123", "a clear gain", "Bars are 95 % intervals",
+        "side effectsless polite", "noteby chance?", "costtraining 1.5 s",
+        "would change the verdict3 rows for linear",
+        f"nexttunesmith chat {tmp_path} --compare base tunesmith serve {tmp_path}",
+    )  # fmt: skip
+    assert [text.index(words) for words in order] == sorted(text.index(words) for words in order)
+    assert first.count('class="bar ') == 3 and "a clear gain; less" not in text
+
+
+def test_the_numbers_of_the_page_are_those_of_report_json(tmp_path: Path) -> None:
+    *reported, end = sample_run(steps=3)
+    scores = [
+        sample_event(Measured, model=f"m{n}", evaluator=f"e{n % 3}", metric=f"k{n % 3}", n=100 + n,
+                     value=n / 31, low=n / 37, high=n / 29)
+        for n in range(1, 12)
+    ]  # fmt: skip
+    parsed = outline(page(tmp_path, [*reported, *scores, replace(end, verdict=VERDICT)]))
+    report = build_report(read_known_events(tmp_path / "events.jsonl")).to_json()
+    text = "".join(parsed.text.split())
+    assert len(report["evaluations"]) == 11 + 3
+    for row in report["evaluations"]:
+        value, low, high = (f"{row[key]:.3f}" for key in ("value", "low", "high"))
+        assert f"{row['model']}{value}[{low},{high}]{row['n']}" in text, row
+
+
+def test_a_slider_chooses_the_review_threshold(tmp_path: Path) -> None:
+    """Without scripts, all thresholds are listed. The policy allows this script alone."""
+    rows = {n: (round(0.5 + n / 200, 3), float(n % 5 > 0)) for n in range(100)}
+    *reported, end = sample_run(steps=3)
+    reported = [event for event in reported if not isinstance(event, Measured)]
+    raw = page(tmp_path, [*reported, *write_review(tmp_path, rows), end])
+    [script] = re.findall(r"<script>(.*?)</script>", raw, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = re.findall(r'Content-Security-Policy" content="([^"]*)"', raw)
+    assert policy[0].endswith(f"; script-src 'sha256-{digest}'") and "unsafe" not in script
+    table = raw.partition('<table id="thresholds">')[2].partition("</table>")[0]
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in table.split("</tr>")[1:-1]]
+    slider = re.findall(r'<input id="threshold" type="range" min="0" max="(\d+)"', raw)
+    assert len(cells) == int(slider[0]) + 1 and " hidden>" in raw and "<tr hidden" not in raw
+    for confidence, count, right, wrong in cells:
+        above = [value for number, value in rows.values() if number >= float(confidence)]
+        assert count == f"{len(above)} of 100" and int(wrong) == above.count(0.0)
+        assert right.startswith(f"{sum(above) / len(above):.3f} [")
+    text = " ".join(outline(raw.replace(script, "")).text.split())
+    assert "60 % of requests need no person" in text and "right answers (%)" in text
+    cut = write_review(tmp_path, {n: (0.0, 0.0) for n in range(3)})
+    raw = page(tmp_path, [*reported, *cut, end])
+    assert "right answers (%)" in raw and "threshold" not in raw.partition("</style>")[2]
+    assert "script" not in raw
+
+
 def test_the_verdict_begins_with_its_word(tmp_path: Path) -> None:
     *reported, end = sample_run(steps=3)
     text = outline(page(tmp_path, [*reported, replace(end, verdict=VERDICT)])).text
@@ -224,6 +290,15 @@ def test_the_page_does_not_overwrite_a_file_of_the_run(tmp_path: Path, path: str
     for chosen in (path, str(tmp_path / path)):
         with pytest.raises(UsageError, match="must not write to a file or folder of the run"):
             HTML.build(HtmlOptions(path=chosen), RunFolder(tmp_path))
+
+
+def test_the_verdict_begins_on_the_first_printed_page(tmp_path: Path) -> None:
+    """In print, its tables are open, so it may be longer than a page."""
+    style = page(tmp_path, list(sample_run())).partition("@media print")[2].partition("</style>")[0]
+    rules = re.findall(r"([^{}]+){([^{}]*)}", style)
+    breaks = [value for names, value in rules if ".verdict" in names.split(", ")[0]]
+    assert breaks == [" break-inside: auto; ", " break-inside: avoid; "]
+    assert any(".verdict .top" in names and "avoid" in value for names, value in rules)
 
 
 def test_page_is_self_contained(tmp_path: Path) -> None:
@@ -323,6 +398,19 @@ def test_confused_labels_are_a_table(tmp_path: Path) -> None:
     assert "Confused labels" in text and "heat44" in text and "water4" in text
     assert articles(raw).count("row wrong") == 1, "rows with equal answers are listed once"
     assert "and 3 similar rows" in text
+
+
+def test_wrong_answers_are_listed_by_kind_with_an_example(tmp_path: Path) -> None:
+    given = [("heat", f"water {EVIL}", 0.0), ("water", "water", 1.0), ("heat", "heat", 1.0)] * 4
+    raw = page_of_task(tmp_path, given)
+    section = raw.partition("<h2>Kinds of errors</h2>")[2].partition("</section>")[0]
+    text = " ".join(outline(section).text.split())
+    assert "heat answered as water 4 prompt 0" in text.replace("water4prompt", "water 4 prompt")
+    assert "rarer kind" not in text and "<script" not in section
+    many = [(f"a text of its kind {n}", f"{n} letters", 0.0) for n in range(9)]
+    (tmp_path / "many").mkdir()
+    text = outline(page_of_task(tmp_path / "many", many)).text
+    assert "another answer9" in "".join(text.split("\n"))
 
 
 def test_the_title_is_the_task_and_the_base_model(tmp_path: Path) -> None:

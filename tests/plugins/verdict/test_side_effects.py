@@ -50,6 +50,9 @@ def test_a_clear_loss_is_part_of_the_headline(case: Case) -> None:
     assert verdict["word"] == "FINE-TUNE"
     assert verdict["price"] == "right 0.770 -> 0.470: 40 % are a label"
     assert verdict["sentence"].endswith("outside the task: right 0.770 -> 0.470: 40 % are a label")
+    assert (
+        verdict["reason"] and "outside the task" not in verdict["reason"] and not verdict["notes"]
+    )
     report = Report(finished=None)
     headline = find_headline(replace_verdict(report, verdict))
     assert headline.word == "FINE-TUNE, at a price" and headline.tone == "good"

@@ -311,15 +311,9 @@ def show_ending(view: ReportView) -> None:
 
 def show_next_commands(view: ReportView) -> None:
     """Print the commands that a user is likely to need next."""
-    run, report = render.shell_path(view.folder), view.report
-    commands = []
-    if view.ending is not None and report.status != "stopped":  # its message contains the command
-        commands.append(view.ending.format_command(run))
-    if report.training_finished.get("") is not None:
-        if report.verdict.get("winner"):
-            commands.append(f"tunesmith chat {run} --winner")
-        commands.append(f"tunesmith chat {run} --compare base")
-    if report.measured:
+    run = render.shell_path(view.folder)
+    commands = view.list_next_commands(run)
+    if view.report.measured:
         commands.append(f"tunesmith report {run}")
     if commands:
         render.print_note("\nNext commands:")

@@ -149,7 +149,7 @@ def format_measurement(event: Measured) -> str:
         text += f" on {format_rows(event.n, event.units, 'row')}"
     if event.leakage_free:
         text += f", leakage-free {format_number(event.leakage_free['value'])}"
-    return f"{text}, {format_count(event.cut, 'answer')} cut off" if event.cut else text
+    return f"{text}, {event.cut:,} cut off" if event.cut else text
 
 
 def ends_run(event: FindingReported) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -197,11 +197,15 @@ class LiveReporter:
                 self._print_phase(_FinishedPhase(name, event.seconds, [text]))
 
     def _add_measurement(self, event: Measured) -> None:
-        text = event_text.format_measurement(event)
         if self._finished is None:
-            self._print(f"{event.model}: {text}", indent=INDENT)
-        else:
-            self._finished.metrics.append(text)
+            self._print(f"{event.model}: {event_text.format_measurement(event)}", indent=INDENT)
+            return
+        # To fit 80 columns, cut answers are counted once, and the name is not repeated.
+        shown = replace(event, cut=0) if self._finished.metrics else event
+        text = event_text.format_measurement(shown)
+        if self._finished.name.endswith(f": {event.metric}"):
+            text = text.removeprefix(f"{event.metric} ")
+        self._finished.metrics.append(text)
 
     def _print_finished(self) -> None:
         """Print the line of the phase that ended last, unless it has been printed already."""
@@ -310,9 +314,7 @@ class LiveReporter:
         ]
         if len(self._run.stages) > 1:
             path = describe_path(self._run, self._stage, self._path_marks)
-            text = Text(f"{'':{INDENT}}{safe_text(path)}", style="dim", no_wrap=True)
-            text.truncate(self._console.width, overflow="ellipsis")
-            rows.append(text)
+            rows.append(Padding(Text(safe_text(path), style="dim"), (0, 0, 0, INDENT)))
         return rows
 
     def _render_row(self, name: str, bar: ProgressBar | None, parts: Sequence[str]) -> Table:

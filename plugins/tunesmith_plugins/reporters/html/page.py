@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +17,15 @@ from tunesmith.events import TUNED, CompletionSampled, DataLoaded, FindingReport
 from tunesmith.execution.evaluate import read_rows
 from tunesmith.execution.report import Report
 from tunesmith.text import redact, safe_text
-from tunesmith_evidence.report.answer_parts import MAX_PAIRS, find_weakest_field
-from tunesmith_evidence.report.charts import IntervalBar, draw_curve, draw_intervals, draw_overlay
+from tunesmith_evidence.number_text import format_interval
+from tunesmith_evidence.report.answer_parts import find_weakest_field
+from tunesmith_evidence.report.charts import (
+    IntervalBar,
+    draw_curve,
+    draw_intervals,
+    draw_overlay,
+    draw_reliability,
+)
 from tunesmith_evidence.report.curves import (
     build_loss_curve,
     build_other_curves,
@@ -46,6 +55,17 @@ MAX_CURVES = 16
 MAX_ROWS = 200
 """Maximum number of test rows listed for a finding, by file and line."""
 LEVELS = ("error", "warning", "info")
+SLIDER_SCRIPT = """
+const slider = document.getElementById("threshold");
+const rows = [...document.querySelectorAll("#thresholds tr")].slice(1);
+const show = () => rows.forEach((row, place) => { row.hidden = place != slider.value; });
+slider.hidden = false;
+slider.oninput = show;
+show();
+"""
+"""Shows the row of the thresholds that the slider selects. Without scripts, all are shown."""
+SLIDER_HASH = base64.b64encode(hashlib.sha256(SLIDER_SCRIPT.encode()).digest()).decode()
+"""The only script that the page's Content-Security-Policy allows."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +96,19 @@ def render_page(view: ReportView, max_answers: int) -> str:
     courses = build_stage_curves(view.report)
     environment = build_environment(PACKAGE)
     environment.globals.update(
-        chart=_draw_metric, gate=describe_gate, data=describe_data, lengths=list_lengths
+        chart=_draw_metric,
+        data=describe_data,
+        gate=describe_gate,
+        interval=format_interval,
+        lengths=list_lengths,
+        reliability=draw_reliability,
     )
     return environment.get_template("page.html").render(
         view=view,
         report=view.report,
         headline=view.headline,
+        script=Markup(SLIDER_SCRIPT),  # noqa: S704 - a constant
+        script_hash=SLIDER_HASH,
         ending=view.ending,
         fit=view.fit,
         fit_style="ok" if view.fit_rating == "good" else view.fit_rating,
@@ -93,7 +120,6 @@ def render_page(view: ReportView, max_answers: int) -> str:
         shown_rows=shown,
         shown=sum(1 + len(found.others) for found in shown),
         weakest=find_weakest_field(view.field_scores, TUNED),
-        max_pairs=MAX_PAIRS,
         findings=list_findings(view),
         cost=describe_cost(view.report),
         plan=_plan_text(view.report),
