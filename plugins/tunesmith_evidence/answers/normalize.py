@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from tunesmith_evidence.answers.whole_words import WholeWordFinder
 
@@ -176,10 +177,14 @@ class LabelReader:
         self._bare = _keep_unique(
             (normalizer.fold([*normalizer.readings(text)][-1]), label) for text, label in written
         )
-        # Texts that stand for a label: as written, and case-folded.
-        self._names = [
-            (WholeWordFinder(names), names) for names in (self._labels, self._bare | self._folded)
-        ]
+
+    @cached_property
+    def _names(self) -> Sequence[tuple[WholeWordFinder, dict[str, str]]]:
+        """The texts that stand for a label: as written, and case-folded.
+
+        Building a finder for thousands of labels takes a second.
+        """
+        return [(WholeWordFinder(names), names) for names in (self._labels, self._bare | self._folded)]
 
     def match(self, answer: str) -> str | None:
         """Return the label that an answer equals, or None if no label or several labels match."""
