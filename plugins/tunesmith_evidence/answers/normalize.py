@@ -184,7 +184,9 @@ class LabelReader:
 
         Building a finder for thousands of labels takes a second.
         """
-        return [(WholeWordFinder(names), names) for names in (self._labels, self._bare | self._folded)]
+        return [
+            (WholeWordFinder(names), names) for names in (self._labels, self._bare | self._folded)
+        ]
 
     def match(self, answer: str) -> str | None:
         """Return the label that an answer equals, or None if no label or several labels match."""

@@ -133,7 +133,10 @@ def test_rows_are_right_exactly_where_labels_stay(labels: list[str], order: Rand
 
 def run_with(train: Sequence[str], validation: Sequence[str], test: Sequence[Record]) -> RunContext:
     parts = [
-        [Completion(source=f"{n}", prompt=f"p{n}", completion=label) for n, label in enumerate(part)]
+        [
+            Completion(source=f"{n}", prompt=f"p{n}", completion=label)
+            for n, label in enumerate(part)
+        ]
         for part in (train, validation)
     ]
     return RunContext(
