@@ -202,8 +202,8 @@ def test_rows_of_few_groups_are_counted_as_such(
     ]
     comparison = {
         **asdict(found.difference), "confidence": 0.9, "value": measured[0].value,
-        "tuned": measured[1].value, "difference": found.difference.value, "p_value_holm": found.p_value,
-        "outcome": found.outcome,
+        "tuned": measured[1].value, "difference": found.difference.value,
+        "p_value_holm": found.p_value, "outcome": found.outcome,
     }  # fmt: skip
     verdict = {
         "word": "UNCLEAR", "sentence": "s", "outcome": "unclear", "baseline": "zero-shot",
