@@ -52,7 +52,21 @@ _PAIRS = frozenset(
 )
 _LONGEST = 500
 _ENDINGS = ".,;:!?…。，、；：！？"
-_NEGATIONS = frozenset({"not", "no", "never", "neither", "nor", "isn't", "isnt", "without"})
+_NEGATIONS = frozenset(
+    (
+        *("not", "no", "never", "neither", "nor", "isn't", "isn’t", "isnt", "without"),
+        *("nicht", "kein", "keine", "keinen", "keiner", "nie", "weder", "ohne"),
+        *("pas", "non", "ni", "jamais", "sans", "nunca", "sin", "não", "nem", "sem"),
+        *("niet", "geen", "nooit", "zonder", "inte", "ikke"),
+    )
+)
+"""English, German, Romance, Dutch and Scandinavian words before a label that negate it."""
+_ARTICLES = frozenset(
+    (
+        *("a", "an", "the", "any", "ein", "eine", "einen", "einem", "der", "die", "das"),
+        *("un", "une", "una", "le", "la", "el", "um", "uma", "een"),
+    )
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,8 +210,8 @@ class LabelReader:
     def read(self, answer: str) -> str | None:
         """Return the label that an answer equals, or the only label that it mentions.
 
-        Labels are matched as whole words. An answer with a negation ("not", "no", ...) before a
-        label, or with two different labels, gives no label.
+        Labels are matched as whole words. An answer with a negation ("not", "no", "nicht", ...)
+        before a label, or with two different labels, gives no label.
 
         Returns:
             The label, or None if the answer gives none.
@@ -224,6 +238,8 @@ class LabelReader:
         for where, (finder, labels) in zip(texts, self._names, strict=True):
             for start, part in finder.find(where):
                 before = where[:start].casefold().split()
+                while before and before[-1] in _ARTICLES:
+                    before.pop()
                 if before and before[-1].strip(",;:\"'`*(") in _NEGATIONS:
                     return None
                 named.add(labels[part])
