@@ -51,7 +51,7 @@ _PAIRS = frozenset(
     )
 )
 _LONGEST = 500
-_ENDINGS = ".,;:!?…。，、；：！？"
+_ENDINGS = ".,;:!?…。，、；：！？؟،؛۔।"
 _NEGATIONS = frozenset(
     (
         *("not", "no", "never", "neither", "nor", "isn't", "isn’t", "isnt", "without"),

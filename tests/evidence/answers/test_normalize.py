@@ -121,6 +121,12 @@ def test_signs_and_symbols_are_a_part_of_the_answer(text: str) -> None:
     assert LENIENT_NORMALIZER.normalize(f"**Answer:** {text}") == text.casefold()
 
 
+@pytest.mark.parametrize("mark", [".", "。", "？", "؟", "،", "؛", "۔", "।"])
+def test_punctuation_of_every_script_is_ignored(mark: str) -> None:
+    assert LENIENT_NORMALIZER.normalize(f"استرجاع{mark}") == "استرجاع"
+    assert TextNormalizer().normalize(f"استرجاع{mark}") == f"استرجاع{mark}"
+
+
 @pytest.mark.parametrize("text", ["." * 9_000, ". " * 9_000, "a" + " !" * 9_000, "*a " * 9_000])
 def test_long_answers_are_normalized_quickly(text: str) -> None:
     normalized = LENIENT_NORMALIZER.normalize(text)
