@@ -152,7 +152,8 @@ def test_an_answer_that_is_a_label_of_other_rows_only_is_wrong() -> None:
     ]
     answers = {"card": "card lost", "refund": "the refund, I think"}
     model = FakeTextModel(answers={row.prompt: answers[row.completion] for row in test})
-    built = CLASSIFICATION.build(ClassificationOptions(max_new_tokens=9))
+    options: dict[str, Any] = {"max_new_tokens": 9}
+    built = CLASSIFICATION.build(ClassificationOptions(**options))
     run = run_with(["card lost", "card", "refund"] * 4, ["refund status", "card"] * 3, test)
     accuracy, f1 = measure_part(CLASSIFICATION, built, model, test, run)
     assert accuracy.values == (0, 1) * 3
