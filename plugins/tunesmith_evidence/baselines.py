@@ -71,6 +71,7 @@ class MeasuredBaseline:
             "low": measured.low if measured else None,
             "high": measured.high if measured else None,
             "n": measured.n if measured else 0,
+            "units": measured.units if measured else 0,
             "seconds": self.seconds,
             "skipped": chosen.skipped,
         }

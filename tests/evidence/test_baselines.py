@@ -32,6 +32,7 @@ def test_the_run_is_continued_by_its_training(bench: Bench) -> None:
     test = report.data.test  # type: ignore[union-attr]
     assert [baseline.measured and baseline.measured.n for baseline in baselines] == [test, test]
     assert baselines[0].to_json()["n"] == test and baselines[0].seconds >= 0
+    assert baselines[0].measured and baselines[0].to_json()["units"] == baselines[0].measured.units
 
     seen: list[Event] = []
     LISTENERS.append(seen.append)

@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from tunesmith_evidence.answers.whole_words import WholeWordFinder
 
@@ -50,8 +51,22 @@ _PAIRS = frozenset(
     )
 )
 _LONGEST = 500
-_ENDINGS = ".,;:!?…。，、；：！？"
-_NEGATIONS = frozenset({"not", "no", "never", "neither", "nor", "isn't", "isnt", "without"})
+_ENDINGS = ".,;:!?…。，、；：！？؟،؛۔।"
+_NEGATIONS = frozenset(
+    (
+        *("not", "no", "never", "neither", "nor", "isn't", "isn’t", "isnt", "without"),
+        *("nicht", "kein", "keine", "keinen", "keiner", "nie", "weder", "ohne"),
+        *("pas", "non", "ni", "jamais", "sans", "nunca", "sin", "não", "nem", "sem"),
+        *("niet", "geen", "nooit", "zonder", "inte", "ikke"),
+    )
+)
+"""English, German, Romance, Dutch and Scandinavian words before a label that negate it."""
+_ARTICLES = frozenset(
+    (
+        *("a", "an", "the", "any", "ein", "eine", "einen", "einem", "der", "die", "das"),
+        *("un", "une", "una", "le", "la", "el", "um", "uma", "een"),
+    )
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,8 +191,14 @@ class LabelReader:
         self._bare = _keep_unique(
             (normalizer.fold([*normalizer.readings(text)][-1]), label) for text, label in written
         )
-        # Texts that stand for a label: as written, and case-folded.
-        self._names = [
+
+    @cached_property
+    def _names(self) -> Sequence[tuple[WholeWordFinder, dict[str, str]]]:
+        """The texts that stand for a label: as written, and case-folded.
+
+        Building a finder for thousands of labels takes a second.
+        """
+        return [
             (WholeWordFinder(names), names) for names in (self._labels, self._bare | self._folded)
         ]
 
@@ -189,8 +210,8 @@ class LabelReader:
     def read(self, answer: str) -> str | None:
         """Return the label that an answer equals, or the only label that it mentions.
 
-        Labels are matched as whole words. An answer with a negation ("not", "no", ...) before a
-        label, or with two different labels, gives no label.
+        Labels are matched as whole words. An answer with a negation ("not", "no", "nicht", ...)
+        before a label, or with two different labels, gives no label.
 
         Returns:
             The label, or None if the answer gives none.
@@ -217,6 +238,8 @@ class LabelReader:
         for where, (finder, labels) in zip(texts, self._names, strict=True):
             for start, part in finder.find(where):
                 before = where[:start].casefold().split()
+                while before and before[-1] in _ARTICLES:
+                    before.pop()
                 if before and before[-1].strip(",;:\"'`*(") in _NEGATIONS:
                     return None
                 named.add(labels[part])

@@ -7,7 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tunesmith.text import format_count
-from tunesmith_evidence.answers.normalize import LabelReader
+from tunesmith_evidence.answers.normalize import (
+    LabelReader,
+    normalize_unicode,
+    strip_reasoning,
+)
 from tunesmith_evidence.report.answers import Answer, AnswerRow, Answers
 from tunesmith_evidence.slices.items import describe_near_miss
 from tunesmith_evidence.tasks.json_answers import (
@@ -74,13 +78,14 @@ class Confusions:
     @property
     def is_matrix(self) -> bool:
         """True if a table of all pairs is small enough to read; otherwise, show the worst pairs."""
-        return len(self.labels) <= MAX_MATRIX_LABELS
+        return len({*self.columns} - {OTHER}) <= MAX_MATRIX_LABELS
 
     @property
     def columns(self) -> Sequence[str]:
-        """The given labels: the expected ones, and :data:`OTHER` if it occurs."""
-        has_other = any(given == OTHER for _, given in self.counts)
-        return [*self.labels, OTHER] if has_other else self.labels
+        """The given labels: the expected ones, labels of other rows, and :data:`OTHER`."""
+        given = {given for _, given in self.counts}
+        others = sorted(given - {*self.labels, OTHER})
+        return [*self.labels, *others, *({OTHER} & given)]
 
     @property
     def worst(self) -> list[tuple[str, str, int]]:
@@ -98,10 +103,10 @@ def score_fields(answers: Answers) -> list[FieldScore]:
     expected = [row.expected for row in answers.rows]
     if detect_task_kind(expected) != "objects":
         return []
-    wanted = [parse_json_object(text) or {} for text in expected]
+    wanted = [*map(_parse_fields, expected)]
     given = {
         model: [
-            (answer is not None, (parse_json_object(answer.text) if answer else None) or {})
+            (answer is not None, _parse_fields(answer.text) if answer else {})
             for answer in (row.find_answer(model) for row in answers.rows)
         ]
         for model in answers.models
@@ -114,6 +119,10 @@ def score_fields(answers: Answers) -> list[FieldScore]:
         )
         for path in find_field_order(wanted)
     ]
+
+
+def _parse_fields(answer: str) -> JsonFields:
+    return parse_json_object(strip_reasoning(answer)) or {}
 
 
 def find_weakest_field(scores: Sequence[FieldScore], model: str) -> FieldScore | None:
@@ -156,18 +165,28 @@ def _is_right(path: FieldPath, wanted: JsonFields, given: JsonFields) -> bool:
 
 
 def count_confusions(answers: Answers, model: str) -> Confusions | None:
-    """Count a model's answers by expected and given label; None unless the task has labels."""
-    rows = [(row.expected, row.find_answer(model)) for row in answers.rows]
+    """Count a model's answers by expected and given label; None unless the task has labels.
+
+    The counts are the evaluator's own if it read a label from each answer.
+    """
+    if answers.confusion:
+        rows_of = {label: sum(given.values()) for label, given in answers.confusion.items()}
+        labels = sorted(rows_of, key=lambda label: (-rows_of[label], label))
+        return Confusions(
+            labels,
+            {
+                (label, given or OTHER): count
+                for label, found in answers.confusion.items()
+                for given, count in found.items()
+            },
+        )
+    rows = [(normalize_unicode(row.expected), row.find_answer(model)) for row in answers.rows]
     expected = [text for text, _ in rows]
     labels = list_labels(expected)
     if detect_task_kind(expected) != "classes":
         return None
     reader = LabelReader(labels)
-    pairs = [
-        (text.strip(), _read_label(answer, text.strip(), reader))
-        for text, answer in rows
-        if answer is not None
-    ]
+    pairs = [(text, _read_label(answer, text, reader)) for text, answer in rows if answer]
     return Confusions(labels, Counter(pairs)) if pairs else None
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tunesmith.events import TUNED, Measured
@@ -97,6 +97,9 @@ class Answers:
     """False if the evaluator stored no answers, so that only their values are known."""
     has_best: bool = True
     """False if the metric has no best value, so that no row can be called right."""
+    confusion: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Counts of the tuned model's answers by expected and given label, from an evaluator that reads
+    labels; ``""`` stands for answers without a label."""
 
     @property
     def was_sliced(self) -> bool:
@@ -155,7 +158,8 @@ def read_answers(folder: Path, report: Report) -> Answers | None:
     found.sort(key=lambda row: (not row.is_regressed, not row.is_wrong))
     slices = find_weak_slices(rows, higher) if len(rows) >= 2 * MIN_ROWS else []
     label = report.metric_label(tuned.evaluator, tuned.metric)
-    return Answers(label, [*others, TUNED], found, slices, has_texts, has_best)
+    confusion = tuned.details.get("confusion", {})
+    return Answers(label, [*others, TUNED], found, slices, has_texts, has_best, confusion)
 
 
 def _find_decisive(report: Report) -> Measured | None:

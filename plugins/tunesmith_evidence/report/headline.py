@@ -62,6 +62,8 @@ class ComparisonRow:
     tuned: str
     difference: str
     interval: str
+    confidence: str
+    """Confidence level of the interval, such as ``95 %``."""
     p_value: str
     rows: str
     """Number of rows that both answered, and of their groups."""
@@ -111,6 +113,7 @@ def list_comparisons(verdict: JSON) -> Iterator[ComparisonRow]:
                 tuned=format_number(found["tuned"]),
                 difference=format_difference(found["difference"]),
                 interval=format_interval(found["low"], found["high"], signed=True),
+                confidence=format_confidence(float(found.get("confidence", 0.95))),
                 p_value=format_number(found["p_value_holm"]),
                 rows=format_rows(int(found["n"]), int(found.get("units", 0))),
                 outcome=_describe_outcome(found),

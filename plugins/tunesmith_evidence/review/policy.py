@@ -11,12 +11,22 @@ from tunesmith.events import Measured
 from tunesmith.records import Message, Prompt
 from tunesmith_evidence.review.scores import NEVER, score_answers
 
-__all__ = ["AUTOMATED", "CONFIDENCE", "DETAIL", "ReviewPolicy", "ReviewedAnswer", "find_policies"]
+__all__ = [
+    "AUTOMATED",
+    "CONFIDENCE",
+    "DETAIL",
+    "RIGHT",
+    "ReviewPolicy",
+    "ReviewedAnswer",
+    "find_policies",
+]
 
 AUTOMATED = "automated"
 """Name of the metric for the share of rows whose answers no person has to check."""
 CONFIDENCE = "confidence"
 """Name of the metric for the calibrated probability that a row's answer is right."""
+RIGHT = "automated-right"
+"""Name of the metric for the share of right answers among the automated ones."""
 DETAIL = "review"
 """Key of the policy in the details of this metric."""
 

@@ -23,11 +23,14 @@ from tunesmith.prepared import RowWise
 from tunesmith.records import Record, last_exchange
 from tunesmith.statistics import mean_interval
 from tunesmith.text import format_count
-from tunesmith_evidence.number_text import format_estimate, format_number, format_share
-from tunesmith_evidence.review.policy import AUTOMATED, CONFIDENCE, DETAIL, ReviewPolicy
+from tunesmith_evidence.number_text import (
+    format_confidence,
+    format_estimate,
+    format_number,
+    format_share,
+)
+from tunesmith_evidence.review.policy import AUTOMATED, CONFIDENCE, DETAIL, RIGHT, ReviewPolicy
 from tunesmith_evidence.review.scores import score_answers
-
-RIGHT = "automated-right"
 
 
 class ReviewOptions(Options):
@@ -110,7 +113,7 @@ def describe(
     """Return the share of automated rows, and of right answers among them, as a sentence."""
     from tunesmith_evidence.review.choose import count_rows_needed
 
-    target, needed = format_share(policy.precision), count_rows_needed(policy.precision)
+    target, needed = format_confidence(policy.precision), count_rows_needed(policy.precision)
     if policy.threshold is None:
         text = (
             f"every request needs a person: {policy.rows:,} validation rows do not show a precision"
@@ -149,7 +152,7 @@ def review(
         if len(validation) < needed:
             message = (
                 f"{format_count(len(validation), 'validation row')} cannot show a precision of "
-                f"{format_share(used.config.precision)}: every request will need a person"
+                f"{format_confidence(used.config.precision)}: every request will need a person"
             )
             hint = (
                 f"set [split] validation_size = {2 * needed} or more; {needed} are only enough if "

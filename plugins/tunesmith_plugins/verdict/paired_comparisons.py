@@ -153,6 +153,7 @@ class PairedComparison:
             "difference": difference.value,
             "low": difference.low,
             "high": difference.high,
+            "confidence": self.confidence,
             "p_value": self.comparison.p_value,
             "outcome": self.comparison.outcome,
             "detectable": detectable if math.isfinite(detectable) else None,

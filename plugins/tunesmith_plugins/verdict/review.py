@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tunesmith.events import JSON, TUNED, Measured
-from tunesmith_evidence.number_text import format_share
-from tunesmith_evidence.review.policy import AUTOMATED, DETAIL
+from tunesmith_evidence.number_text import format_confidence, format_number, format_share
+from tunesmith_evidence.review.policy import AUTOMATED, DETAIL, RIGHT
 
 
 def find_review(measured: Sequence[Measured], baseline: str) -> JSON:
@@ -22,11 +22,12 @@ def find_review(measured: Sequence[Measured], baseline: str) -> JSON:
 
 
 def describe_review(found: JSON) -> str:
-    """Return the shares of automated requests as a clause."""
-    shares = (
-        f"{format_share(found[name][AUTOMATED]['value'])} "
-        f"({'tuned model' if name == TUNED else name})"
-        for name in sorted(found, key=lambda name: name != TUNED)
-    )
-    target = format_share(next(iter(found.values()))["required"])
-    return f"requests that need no person, at {target} precision: {', '.join(shares)}"
+    """Return the shares of automated requests, and of right answers among them, as a clause."""
+    parts = []
+    for name in sorted(found, key=lambda name: name != TUNED):
+        note = "tuned model" if name == TUNED else name
+        if RIGHT in found[name]:
+            note += f", {format_number(found[name][RIGHT]['value'])} of them right"
+        parts.append(f"{format_share(found[name][AUTOMATED]['value'])} ({note})")
+    target = format_confidence(next(iter(found.values()))["required"])
+    return f"requests that need no person, required precision {target}: {', '.join(parts)}"

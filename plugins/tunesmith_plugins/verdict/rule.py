@@ -187,7 +187,6 @@ def _to_json(
     if shown is not None:
         verdict |= shown.to_json()
         verdict["baseline"] = shown.name
-        verdict["confidence"] = shown.confidence
         verdict["rows_needed"] = count_rows_needed(
             shown, case.options.margin, case.required_level(shown)
         )

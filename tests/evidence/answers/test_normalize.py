@@ -89,6 +89,12 @@ def test_reasoning_is_stripped_at_the_start_only() -> None:
         ("refund or card", None),
         ("It is not refund", None),
         ("It isn't refund", None),
+        ("It isn’t a refund", None),
+        ("This is not the lost card", None),
+        ("Das ist nicht refund", None),
+        ("kein refund", None),
+        ("pas un refund", None),
+        ("It is a refund", "refund"),
         ("refunds", None),
         ("", None),
         ("something else", None),
@@ -113,6 +119,12 @@ def test_signs_and_symbols_are_a_part_of_the_answer(text: str) -> None:
     assert LENIENT_NORMALIZER.normalize(text) == text.casefold()
     assert LENIENT_NORMALIZER.normalize(f"The answer is {text}") == text.casefold()
     assert LENIENT_NORMALIZER.normalize(f"**Answer:** {text}") == text.casefold()
+
+
+@pytest.mark.parametrize("mark", [".", "。", "？", "؟", "،", "؛", "۔", "।"])
+def test_punctuation_of_every_script_is_ignored(mark: str) -> None:
+    assert LENIENT_NORMALIZER.normalize(f"استرجاع{mark}") == "استرجاع"
+    assert TextNormalizer().normalize(f"استرجاع{mark}") == f"استرجاع{mark}"
 
 
 @pytest.mark.parametrize("text", ["." * 9_000, ". " * 9_000, "a" + " !" * 9_000, "*a " * 9_000])

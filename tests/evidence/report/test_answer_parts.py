@@ -48,12 +48,13 @@ def test_each_field_is_scored_by_its_value_however_it_is_written() -> None:
         (expected, '{"team": "water", "order": {"id": 7}}'),
         (expected, '{"team": "heat"}'),
         (expected, "heat, 7"),
+        (expected, f"<think>\nheat\n</think>\n\n{expected}"),
         (expected, None),
     ]
     scores = {
         score.name: (score.rows, score.right["tuned"]) for score in score_fields(build(texts))
     }
-    assert scores == {"team": (6, (3, 5)), "order.id": (6, (3, 5))}
+    assert scores == {"team": (7, (4, 6)), "order.id": (7, (4, 6))}
 
 
 def test_other_answers_have_no_fields_and_no_labels() -> None:
@@ -77,6 +78,22 @@ def test_confused_labels_are_counted_by_pair() -> None:
     assert found.columns == ["heat", "water", OTHER]
     assert found.worst == [("water", "heat", 3), ("heat", OTHER, 2)]
     assert found.counts["heat", "heat"] == 4
+
+
+def test_labels_that_differ_only_in_white_space_are_one() -> None:
+    texts: Texts = [("card lost", "card lost"), ("card  lost", "card"), ("card", "card")] * 4
+    found = count_confusions(build(texts), "tuned")
+    assert found is not None and found.labels == ["card lost", "card"]
+    assert found.worst == [("card lost", "card", 4)]
+
+
+def test_the_evaluators_own_counts_are_shown() -> None:
+    texts: Texts = [("card", "card lost"), ("card", "card"), ("refund", "no idea")] * 4
+    confusion = {"card": {"card lost": 4, "card": 4}, "refund": {"": 4}}
+    found = count_confusions(replace(build(texts), confusion=confusion), "tuned")
+    assert found is not None and found.columns == ["card", "refund", "card lost", OTHER]
+    assert found.counts["card", "card lost"] == 4
+    assert found.worst == [("card", "card lost", 4), ("refund", OTHER, 4)]
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("abc")), min_size=6, max_size=30))

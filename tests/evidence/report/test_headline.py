@@ -87,6 +87,9 @@ def test_comparisons_as_text() -> None:
     (row,) = list_comparisons({"comparisons": {"linear": COMPARISON, "old": {"low": 0.1}}})
     assert (row.value, row.tuned, row.difference) == ("0.781", "0.904", "+0.123")
     assert (row.interval, row.p_value, row.rows) == ("[+0.045, +0.201]", "<0.001", "104")
+    assert row.confidence == "95 %"
+    (row,) = list_comparisons({"comparisons": {"linear": {**COMPARISON, "confidence": 0.99}}})
+    assert row.confidence == "99 %"
     for odd in (0.5, {"linear": 0.5}, {"linear": {"value": 1.0, "p_value_holm": 0.1}}, None):
         assert not [*list_comparisons({"comparisons": odd})], "a plugin has others"
 

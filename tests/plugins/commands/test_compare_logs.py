@@ -83,6 +83,20 @@ def test_a_number_that_is_combined_otherwise_is_left_out(tmp_path: Path) -> None
     assert [*read_sample_log(path).measured] == [("queues", "acc")]
 
 
+def test_a_line_separator_within_a_text_ends_no_line(tmp_path: Path) -> None:
+    """The harness writes texts as they are, and U+2028 is a line boundary for Python."""
+    shutil.copytree(OLD.parent, tmp_path / "old")
+    (samples,) = (tmp_path / "old").glob("samples_tickets_*")
+    lines = [json.loads(line) for line in samples.read_text().split("\n") if line]
+    for line in lines:
+        line["doc"]["note"] = "one\u2028two\x85three"
+    written = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    samples.write_text(written, encoding="utf-8")
+    found = read_sample_log(samples).measured["tickets", "exact_match"]
+    assert found.n == len(lines)
+    assert found.value == read_sample_log(OLD).measured["tickets", "exact_match"].value
+
+
 def test_filters_are_metrics_of_their_own(tmp_path: Path) -> None:
     shutil.copytree(OLD.parent, tmp_path / "old")
     path = tmp_path / "old" / OLD.name

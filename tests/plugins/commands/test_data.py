@@ -166,6 +166,19 @@ def test_stats_count_rows_duplicates_and_labels(tunesmith: Tunesmith, tmp_path: 
     assert "train: 12 rows (12 Completion)" in text and "labels: yes 8, no 4" in text
 
 
+def test_stats_count_tool_calls_as_answers(tunesmith: Tunesmith, tmp_path: Path) -> None:
+    def row(number: int) -> dict[str, Any]:
+        arguments = json.dumps({"city": ["Rome", "Bonn"][number % 2]})
+        call = {"type": "function", "function": {"name": "weather", "arguments": arguments}}
+        answer = {"role": "assistant", "content": "", "tool_calls": [call]}
+        return {"messages": [{"role": "user", "content": f"Weather {number}?"}, answer]}
+
+    file = tmp_path / "calls.jsonl"
+    file.write_text("".join(json.dumps(row(n)) + "\n" for n in range(12)))
+    (part,) = json.loads(tunesmith("data", "stats", file, "--json").stdout)["parts"].values()
+    assert part["labels"] == {'weather({"city": "Rome"})': 6, 'weather({"city": "Bonn"})': 6}
+
+
 def test_stats_group_prompts_on_request(tunesmith: Tunesmith, tmp_path: Path) -> None:
     lines = [
         json.dumps({"prompt": f"{topic} {n}?", "completion": "yes"})

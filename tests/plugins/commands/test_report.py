@@ -201,9 +201,9 @@ def test_rows_of_few_groups_are_counted_as_such(
         for mean in [mean_interval(values, groups=groups, bounds=bounds)]
     ]
     comparison = {
-        **asdict(found.difference), "value": measured[0].value, "tuned": measured[1].value,
-        "difference": found.difference.value, "p_value_holm": found.p_value,
-        "outcome": found.outcome,
+        **asdict(found.difference), "confidence": 0.9, "value": measured[0].value,
+        "tuned": measured[1].value, "difference": found.difference.value,
+        "p_value_holm": found.p_value, "outcome": found.outcome,
     }  # fmt: skip
     verdict = {
         "word": "UNCLEAR", "sentence": "s", "outcome": "unclear", "baseline": "zero-shot",
@@ -230,4 +230,5 @@ def test_rows_of_few_groups_are_counted_as_such(
         assert interval in text and any(
             form in text for form in (rows, rows.replace(" of", " rows of"))
         )
+    assert "90 % interval" in " ".join(texts[0].split()) and "90 % interval" in texts[3]
     assert texts[0].count(rows) == 3, "two scores and their comparison"

@@ -63,9 +63,9 @@ def test_a_run_says_which_share_needs_no_person(tunesmith: Tunesmith, tmp_path: 
     assert measured["majority", "automated"]["value"] == 0
     verdict = report["verdict"]
     assert verdict["review"]["linear"]["automated"]["value"] == automated["value"]
-    assert "requests that need no person, at 90 % precision: " in verdict["sentence"]
+    assert "requests that need no person, required precision 90 %: " in verdict["sentence"]
     shown = " ".join(tunesmith("report", folder).output.split())
-    assert "requests that need no person, at 90 % precision: " in shown
+    assert "requests that need no person, required precision 90 %: " in shown
     rows = (folder / "evaluations" / "linear.review.jsonl").read_text().splitlines()
     assert len(rows) == 60 and all("confidence" in json.loads(row) for row in rows)
 

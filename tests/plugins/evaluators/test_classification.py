@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from sklearn.metrics import f1_score
 
-from tunesmith.contracts import Measurement
+from tunesmith.contracts import Measurement, RunContext
 from tunesmith.errors import DataError
+from tunesmith.execution.measure_part import measure_part
 from tunesmith.records import Completion, Record
 from tunesmith.statistics import mean_interval
 from tunesmith.testing.examples import COMPLETIONS, LABELS
@@ -127,6 +129,45 @@ def test_rows_are_right_exactly_where_labels_stay(labels: list[str], order: Rand
     accuracy, _ = measure(labels, permuted)
     assert accuracy.values == tuple(map(float, map(str.__eq__, labels, permuted)))
     assert measure(labels, labels)[0].values == (1.0,) * len(labels)
+
+
+def run_with(train: Sequence[str], validation: Sequence[str], test: Sequence[Record]) -> RunContext:
+    parts = [
+        [
+            Completion(source=f"{n}", prompt=f"p{n}", completion=label)
+            for n, label in enumerate(part)
+        ]
+        for part in (train, validation)
+    ]
+    return RunContext(
+        model=Path(), device="cpu", artifacts={}, open=lambda path: FakeTextModel(),
+        train=parts[0], validation=parts[1], test=test,
+    )  # fmt: skip
+
+
+def test_an_answer_that_is_a_label_of_other_rows_only_is_wrong() -> None:
+    test = [
+        Completion(source=f"t:{n}", prompt=f"q{n}", completion=label)
+        for n, label in enumerate(["card", "refund"] * 3)
+    ]
+    answers = {"card": "card lost", "refund": "the refund, I think"}
+    model = FakeTextModel(answers={row.prompt: answers[row.completion] for row in test})
+    options: dict[str, Any] = {"max_new_tokens": 9}
+    built = CLASSIFICATION.build(ClassificationOptions(**options))
+    run = run_with(["card lost", "card", "refund"] * 4, ["refund status", "card"] * 3, test)
+    accuracy, f1 = measure_part(CLASSIFICATION, built, model, test, run)
+    assert accuracy.values == (0, 1) * 3
+    assert accuracy.details["confusion"] == {"card": {"card lost": 3}, "refund": {"refund": 3}}
+    assert accuracy.details["no_label"] == 0
+    assert mean(f1) == pytest.approx(0.5)
+    # A validation row is right by the same rules, though no test row has its label.
+    row = Completion(source="v:0", prompt="v", completion="refund status")
+    right = FakeTextModel(answers={"v": "Refund status."})
+    assert measure_part(CLASSIFICATION, built, right, [row], run)[0].values == (1,)
+    # Free texts of other rows are no labels.
+    run = run_with([f"card and {n}" for n in range(12)], [], test)
+    model = FakeTextModel(answers={row.prompt: "card and 3" for row in test})
+    assert measure_part(CLASSIFICATION, built, model, test, run)[0].values == (1, 0) * 3
 
 
 def test_nothing_is_extracted_from_the_labels_of_the_run_file() -> None:

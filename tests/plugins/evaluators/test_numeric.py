@@ -45,6 +45,15 @@ def test_a_reference_without_a_number_is_an_error() -> None:
         is_right("1", "many")
 
 
+def test_a_decimal_comma_is_not_read_as_a_point() -> None:
+    with pytest.raises(
+        DataError, match='a:1: the reference is no number with decimal_separator = "'
+    ):
+        is_right("2,5 kg", "3,5 kg")
+    assert not is_right("2,5 kg", "3,5 kg", decimal_separator=",")
+    assert not is_right("2,5", "5") and is_right("2,5", "2,50", decimal_separator=",")
+
+
 def test_is_default_for_answers_with_the_mark_of_gsm8k() -> None:
     assert NUMERIC.default_for(NUMBERS)
     assert not NUMERIC.default_for(COMPLETIONS)

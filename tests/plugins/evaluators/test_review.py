@@ -96,6 +96,11 @@ def test_sure_answers_are_automated() -> None:
     assert policy.threshold == pytest.approx(score_logprob(UNSURE))
 
 
+def test_the_required_precision_is_not_rounded() -> None:
+    found = measure(SureOfRight(), rows(200), rows(40, first=200), 0.985)
+    assert "98.5 %" in found["automated"].details["finding"]
+
+
 def test_without_enough_validation_rows_a_person_sees_everything() -> None:
     found = measure(SureOfRight(), rows(20), rows(40, first=200))
     assert not any(found["automated"].values) and "automated-right" not in found

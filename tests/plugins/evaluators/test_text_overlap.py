@@ -100,6 +100,12 @@ def test_rouge_l_by_its_definition(first: list[str], second: list[str]) -> None:
     assert found == pytest.approx(f1)
 
 
+def test_rouge_l_counts_characters_in_scripts_without_spaces() -> None:
+    # 6 of 7 characters are common, in order: 2 * 6 / (7 + 7).
+    assert compute_rouge_l("東京駅で会った", "東京駅で待った") == pytest.approx(6 / 7)
+    assert compute_rouge_l("Zug 12 ab 東京", "Zug 12 ab 大阪") == pytest.approx(2 * 3 / (5 + 5))
+
+
 @pytest.mark.parametrize(
     ("answer", "reference", "expected"),
     [("+", "-", 0), (" + ", "+", 1), ("", "", 1), ("a_b", "a b", 1), ("日本", "日本", 1)],

@@ -156,7 +156,8 @@ VERDICT = {
     "comparisons": {
         "linear": {
             "variant": "C=10", "value": 0.781, "tuned": 0.904, "difference": 0.123, "low": 0.045,
-            "high": 0.201, "p_value_holm": 0.0123, "n": 104, "outcome": "better",
+            "high": 0.201, "confidence": 0.99, "p_value_holm": 0.0123, "n": 104,
+            "outcome": "better",
         },
     },
 }  # fmt: skip
@@ -229,7 +230,9 @@ def test_the_verdict_begins_with_its_word(tmp_path: Path) -> None:
     text = outline(page(tmp_path, [*reported, replace(end, verdict=VERDICT)])).text
     words = ("FINE-TUNE", "+0.123", "[+0.045, +0.201]", "better than linear", "3 rows for linear")
     found = text[text.index("</style>") if "</style>" in text else text.index("started 1 Jan") :]
-    places = [found.index(word) for word in (*words, "C=10", "0.012", "All scores")]
+    places = [
+        found.index(word) for word in (*words, "99 % interval", "C=10", "0.012", "All scores")
+    ]
     assert places == sorted(places)
 
 

@@ -37,7 +37,10 @@ def test_shares_are_named_for_the_tuned_model_and_the_baseline(tmp_path: Path) -
     case.measured.append(measured("linear", "automated-right", 0.985, "review", 0.98))
     verdict = case.judge()
     assert verdict["word"] == plain["word"] == "SMALL CLASSIFIER"
-    added = "; requests that need no person, at 98 % precision: 40 % (tuned model), 70 % (linear)"
+    added = (
+        "; requests that need no person, required precision 98 %: 40 % (tuned model), 70 % "
+        "(linear, 0.985 of them right)"
+    )
     assert verdict["sentence"] == plain["sentence"] + added
     assert verdict["review"].keys() == {"tuned", "linear"}
     assert verdict["review"]["linear"]["automated-right"]["value"] == 0.985

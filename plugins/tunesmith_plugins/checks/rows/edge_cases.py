@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -14,6 +15,10 @@ from tunesmith_plugins.checks.rows.row import Row
 
 MIN_ROWS = 100
 MAX_SHORT_WORDS = 2
+MAX_SHORT_CHARACTERS = 4
+"""Two words in a script without spaces have about this many characters."""
+_WITHOUT_SPACES = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
+"""Characters of Thai, Lao, Burmese, Khmer, Japanese and Chinese."""
 PREFIX_CHARACTERS = 32
 """Number of characters that are checked first, because most texts start with a letter."""
 NEGATIONS = (" not ", "n't ", "n’t ", " never ", " no ", " without ", " cannot ", " nothing ")
@@ -86,10 +91,12 @@ class EdgeCases:
         text = row.question
         start = text[:PREFIX_CHARACTERS]
         values = (
-            len(text) < 80 and len(text.split()) <= MAX_SHORT_WORDS,
+            len(text) < 80
+            and len(text.split()) <= MAX_SHORT_WORDS
+            and len(_WITHOUT_SPACES.findall(text)) <= MAX_SHORT_CHARACTERS,
             self._negations.add(f" {row.question_words} "),
             text.isupper(),
-            start.lower() == start.upper() and text.lower() == text.upper(),
+            not (any(map(str.isalpha, start)) or any(map(str.isalpha, text))),
         )
         if any(values):
             for name, value in zip(self._counts, values, strict=True):

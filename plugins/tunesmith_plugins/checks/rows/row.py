@@ -23,6 +23,7 @@ from tunesmith.records import (
 from tunesmith_data.near_duplicates.features import fold_case_and_spelling
 from tunesmith_data.near_duplicates.punctuation import blank_punctuation
 from tunesmith_data.text import content_key
+from tunesmith_evidence.tasks.examples import last_question
 
 Part = Literal["train", "validation", "test"]
 
@@ -40,7 +41,7 @@ class Row:
     prompt: str
     """All turns before the last answer, or "" for plain text."""
     question: str
-    """The last turn before the answer, or "" for plain text."""
+    """The last user turn before the answer, or "" if there is none."""
     answer: str
     """The last answer, the chosen answer of a pair, or "" for plain text."""
 
@@ -71,7 +72,7 @@ class Row:
 
     @property
     def question_words(self) -> str:
-        """The last turn before the answer, normalized by :func:`normalize_words`."""
+        """The question, normalized by :func:`normalize_words`."""
         return self.prompt_words if self.question == self.prompt else normalize_words(self.question)
 
     @property
@@ -94,7 +95,7 @@ def read_row(record: Record, part: Part = "train", number: int = 0) -> Row | Non
     if isinstance(record, Text):
         return Row(record, part, number, text, "", "", "")
     turns = _texts(asked)
-    question = turns[-1] if turns else ""
+    question = last_question(asked)
     return Row(record, part, number, text, "\n".join(turns), question, _answer_text(answer))
 
 

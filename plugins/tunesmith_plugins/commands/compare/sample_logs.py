@@ -110,7 +110,7 @@ def _read_lm_eval_task(name: str, file: Path, results: JSON) -> Iterator[Column]
     """Yield the metrics of a task, whose file has one line for each row and filter."""
     rows: dict[int, JSON] = {}
     labels: dict[str, bool] = {}
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in file.read_text(encoding="utf-8").strip().split("\n"):
         sample = json.loads(line)
         answer, number = sample["filtered_resps"][0], sample["doc_id"]
         # The document identifies the row, because models may render its prompt differently.

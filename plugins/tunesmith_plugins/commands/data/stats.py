@@ -84,7 +84,7 @@ def _measure_part(records: Sequence[Record], seen: set[bytes]) -> dict[str, Any]
         if record.group is not None:
             groups.add(record.group)
         if len(labels) <= MAX_CLASS_LABELS:
-            labels[last_exchange(record)[1].text.strip()] += 1
+            labels[last_exchange(record)[1].described.strip()] += 1
         key = normalize_text(content_key(record)).encode("utf-8", "surrogatepass")
         digest = blake2b(key, digest_size=16).digest()
         duplicates += digest in own

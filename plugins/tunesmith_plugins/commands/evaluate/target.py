@@ -15,7 +15,7 @@ from tunesmith.contracts import RunContext, TextModel
 from tunesmith.data.units import RecordsByUnit
 from tunesmith.errors import UsageError
 from tunesmith.execution import execute
-from tunesmith.execution.run_data import load_data
+from tunesmith.execution.run_data import DataParts, load_data
 from tunesmith.fence import fence
 from tunesmith.plan import Plan
 from tunesmith.records import Record
@@ -94,18 +94,17 @@ def open_evaluation_target(choice: TargetChoice) -> EvaluationTarget:
         "technique": {"use": "lora" if artifact else "full"},
         "data": {"train": str(choice.data)},
     }
-    records: Sequence[Record] | None = None
+    parts = DataParts((), (), (), fingerprint="")
     if choice.rows_of is not None:
         _, run_plan, _ = api.load_run(choice.rows_of, files=choice.files, disabled=choice.disabled)
-        records = [*load_data(run_plan)[1].test]
+        parts = load_data(run_plan)[1]
         tables |= _rows_tables(run_plan, None)
     plan, catalog = _load_plan(tables, choice)
-    if records is None:
-        records = load_rows(plan)
+    records = load_rows(plan) if choice.rows_of is None else [*parts.test]
     if is_endpoint(choice.target):
-        return _open_endpoint(choice, plan, catalog, records)
+        return _open_endpoint(choice, plan, catalog, records, parts)
     label = "adapter" if artifact else "model"
-    return _build(label, plan, catalog, records, artifact)
+    return _build(label, plan, catalog, records, artifact, parts)
 
 
 def _check_options(choice: TargetChoice) -> None:
@@ -150,7 +149,7 @@ def _open_run(choice: TargetChoice, run: Path) -> EvaluationTarget:
         plan, catalog = _load_plan({**tables, **_rows_tables(plan, choice.data)}, choice)
         records = load_rows(plan) if choice.data else records
     if choice.which == "winner":
-        target = _build("winner", plan, catalog, records, None)
+        target = _build("winner", plan, catalog, records, None, parts)
         named = bool(choice.evaluators)
         return replace(
             target,
@@ -158,7 +157,7 @@ def _open_run(choice: TargetChoice, run: Path) -> EvaluationTarget:
             open=lambda: (open_winner(folder, plan)[1], target.open()[1]),
         )
     artifact = _find_artifact(folder) if choice.which == "tuned" else None
-    return _build(choice.which, plan, catalog, records, artifact, parts.train)
+    return _build(choice.which, plan, catalog, records, artifact, parts)
 
 
 def _rows_tables(plan: Plan, file: Path | None) -> dict[str, Any]:
@@ -173,7 +172,11 @@ def _rows_tables(plan: Plan, file: Path | None) -> dict[str, Any]:
 
 
 def _open_endpoint(
-    choice: TargetChoice, plan: Plan, catalog: Catalog, records: Sequence[Record]
+    choice: TargetChoice,
+    plan: Plan,
+    catalog: Catalog,
+    records: Sequence[Record],
+    parts: DataParts,
 ) -> EvaluationTarget:
     """Return an endpoint as a target, and request only its list of models.
 
@@ -189,7 +192,7 @@ def _open_endpoint(
         check_endpoint(choice.target, choice.token_variable)
     except ValueError as error:
         raise UsageError(f"cannot use the endpoint: {error}") from None
-    target = _build("endpoint", plan, catalog, records, None)
+    target = _build("endpoint", plan, catalog, records, None, parts)
     evaluators = select_generating_evaluators(target.evaluators)
     skipped = [e.id for e in target.evaluators if e not in evaluators]
     if (choice.evaluators and skipped) or not evaluators:
@@ -214,7 +217,14 @@ def _open_endpoint(
         )
 
     def load() -> tuple[TextModel, RunContext]:
-        context = RunContext(model=Path(), device=plan.run.device, artifacts={}, open=open_artifact)
+        context = RunContext(
+            model=Path(),
+            device=plan.run.device,
+            artifacts={},
+            open=open_artifact,
+            train=parts.train,
+            validation=parts.validation,
+        )
         return (model if prompt is None else PromptedModel(model, prompt)), context
 
     return replace(target, evaluators=evaluators, open=load, endpoint=endpoint)
@@ -248,7 +258,7 @@ def _build(
     catalog: Catalog,
     records: Sequence[Record],
     artifact: Path | None,
-    train: Sequence[Record] = (),
+    parts: DataParts,
 ) -> EvaluationTarget:
     if not records:
         raise UsageError(
@@ -280,7 +290,8 @@ def _build(
             device=plan.run.device,
             artifacts=artifacts,
             open=open_artifact,
-            train=train,
+            train=parts.train,
+            validation=parts.validation,
         )
 
     return EvaluationTarget(label, plan, evaluators, records, load)

@@ -114,7 +114,14 @@ def show_verdict(view: ReportView) -> None:
     if rows:
         render.print_text()
         render.print_table(
-            ["compared with", "baseline", "tuned", "difference", "n", "tuned is"],
+            [
+                "compared with",
+                "baseline",
+                "tuned",
+                f"difference, {view.comparisons[0].confidence} interval",
+                "n",
+                "tuned is",
+            ],
             rows,
             right=(1, 2, 3, 4),
         )

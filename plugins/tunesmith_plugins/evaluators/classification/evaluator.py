@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Literal, Self
 
 import numpy as np
 
-from tunesmith.contracts import Measurement, TextModel
+from tunesmith.contracts import Measurement, RunContext, TextModel
+from tunesmith.data.units import restore_loaded_groups
 from tunesmith.errors import DataError
-from tunesmith.records import Record
+from tunesmith.records import Record, last_exchange
 from tunesmith_evidence.answers.generate import (
     generate_answers,
     read_references,
@@ -20,7 +22,10 @@ from tunesmith_evidence.answers.generate import (
 from tunesmith_evidence.answers.normalize import LabelReader, TextNormalizer
 from tunesmith_evidence.statistics import row_contributions
 from tunesmith_evidence.statistics.contributions import Matrix
+from tunesmith_evidence.tasks.kinds import detect_task_kind
 
+MAX_OTHER_ROWS = 20_000
+"""Maximum number of training or validation rows to read labels from."""
 ACCURACY, MACRO_F1 = "accuracy", "macro-f1"
 
 
@@ -30,16 +35,32 @@ class Classification:
 
     normalizer: TextNormalizer
     labels: tuple[str, ...] = ()
-    """All labels. If the list is empty, the labels of the references are used."""
+    """All labels. If the list is empty, the answers of all rows are used."""
     max_new_tokens: Literal["auto"] | int = "auto"
     references: tuple[str, ...] | None = None
     """Reference answers to take the labels from, or None for those of the measured rows."""
+    others: tuple[str, ...] = ()
+    """Answers of training and validation rows, which are labels too."""
 
     def prepare(self, references: Sequence[Record]) -> Self:
         """Return an evaluator with the labels and the token limit for these references."""
         limit = resolve_max_new_tokens(self.max_new_tokens, references)
         texts = tuple(read_references(references, "classification"))
         return replace(self, max_new_tokens=limit, references=texts)
+
+    def compare(
+        self, model: TextModel, records: Sequence[Record], run: RunContext
+    ) -> Sequence[Measurement]:
+        """Measure with the labels of all rows of the run.
+
+        A label may be missing from the test rows. An answer that gives it must not be read as a
+        test label that it contains: ``card lost`` is not ``card``.
+        """
+        if self.labels:
+            return self.measure(model, records)
+        parts = map(restore_loaded_groups, (run.train, run.validation))
+        others = chain.from_iterable(map(_list_labels, parts))
+        return replace(self, others=tuple(others)).measure(model, records)
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
         """Generate an answer for each record and read its label.
@@ -68,14 +89,14 @@ class Classification:
     ) -> tuple[LabelReader, list[str], list[str]]:
         """Return the label reader, the label of each reference, and all labels.
 
-        Without ``labels``, each distinct spelling among the references is a label. With ``labels``,
-        a reference may have another spelling that matches a single label. A validation row always
-        counts as wrong if no test row has its label.
+        Without ``labels``, each distinct spelling among the answers is a label. With ``labels``, a
+        reference may have another spelling that matches a single label. Only labels of ``labels``
+        or of the references are returned, because macro F1 needs no others.
         """
         named = references if self.references is None else self.references
-        found = filter(None, map(self.normalizer.find, named))
-        labels = [*(self.labels or dict.fromkeys(found))]
-        reader, expected = LabelReader(labels, self.normalizer), []
+        labels = [*(self.labels or self._find_all(named))]
+        known = dict.fromkeys([*labels, *self._find_all(self.others)])
+        reader, expected = LabelReader([*known], self.normalizer), []
         for record, reference in zip(records, references, strict=True):
             label = reader.match(reference)
             if label is None and self.labels:
@@ -90,6 +111,17 @@ class Classification:
                 raise DataError(record.source, message, hint=hint)
             expected.append(label)
         return reader, expected, labels
+
+    def _find_all(self, answers: Sequence[str]) -> dict[str, None]:
+        """Return the distinct parts of some answers that can be labels."""
+        return dict.fromkeys(filter(None, map(self.normalizer.find, answers)))
+
+
+def _list_labels(records: Sequence[Record]) -> tuple[str, ...]:
+    """Return the distinct answers of some rows, or () if they are not labels."""
+    rows = records[:: -(-len(records) // MAX_OTHER_ROWS) or 1]
+    answers = [answer.text for _, answer in map(last_exchange, rows) if not answer.tool_calls]
+    return tuple(dict.fromkeys(answers)) if detect_task_kind(answers) == "classes" else ()
 
 
 def count_outcomes(

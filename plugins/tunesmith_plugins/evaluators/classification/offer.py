@@ -26,8 +26,9 @@ class ClassificationOptions(ComparedAnswerOptions):
     labels: list[str] = Field(
         default_factory=list,
         description=(
-            "All labels. Empty: each spelling of a reference is a label. If labels are listed, "
-            "references may be spelled differently, but one that matches no label is an error."
+            "All labels. Empty: each spelling of an answer in the rows is a label. If labels are "
+            "listed, references may be spelled differently, but one that matches no label is an "
+            "error."
         ),
     )
     ignore_case: bool = Field(

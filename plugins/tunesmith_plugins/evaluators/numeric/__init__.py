@@ -73,11 +73,12 @@ class Numeric:
         for record, reference in zip(records, references, strict=True):
             number = find_number(reference, self.options.decimal_separator)
             if number is None:
-                raise DataError(
-                    record.source,
-                    "the reference answer contains no number",
-                    hint="correct or remove this row, or use another evaluator",
-                )
+                separator = self.options.decimal_separator
+                message = "the reference answer contains no number"
+                if any(map(str.isdecimal, reference)):
+                    message = f'the reference is no number with decimal_separator = "{separator}"'
+                hint = "correct the row, set decimal_separator, or use another evaluator"
+                raise DataError(record.source, message, hint=hint)
             expected.append(number)
         limit = self.limit or self.options.answer_limit(records)
         answers = generate_answers(model, records, limit)

@@ -12,6 +12,8 @@ _MARKED = re.compile(r"####\s*((?:(?!####).)*)")
 _BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
 _FRACTION = re.compile(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}")
 _DENOMINATOR = re.compile(r"/(\d*[1-9]\d*)(?![/.,]?\d)(?!\w)")
+_MORE_BEFORE = re.compile(r"\d[.,]")
+_MORE_AFTER = re.compile(r"[.,]\d")
 _MINUS = "\u2212"
 # Directly after one of these, a minus is a dash, a range or a subtraction.
 _DASHES_AND_ENDS = ("-", _MINUS, "–", "—", ")", "]", "}", "%", "°", "€", "£", "¥", "²", "³")
@@ -39,8 +41,9 @@ def find_number(text: str, decimal: DecimalSeparator = ".") -> Decimal | None:
     """Return the number after the last ``####``, in the last ``\\boxed{}``, or the last number.
 
     If there is a ``####`` or ``\\boxed{}``, numbers before it do not count. The result is None if
-    there is no number. Thousands separators, a currency sign before the number and any unit after
-    it are ignored. ``1.5e3`` is 1500, and ``1/2`` is 0.5.
+    there is no number, or if more digits follow or precede it after a separator: with a decimal
+    point, ``3,5`` is not 5, and ``12.03.2024`` is not 12.03. Thousands separators, a currency sign
+    before the number and any unit after it are ignored. ``1.5e3`` is 1500, and ``1/2`` is 0.5.
 
     A minus sign counts if it directly precedes the number and does not directly follow a word or
     number: ``- 18 eggs`` is a list item, and ``3-5`` and ``12 - 7`` contain no negative number.
@@ -54,6 +57,9 @@ def find_number(text: str, decimal: DecimalSeparator = ".") -> Decimal | None:
     if not matches:
         return None
     found, denominator = _choose(text, matches[:1] if marked else matches[-2:], end)
+    before = text[: found.start(3)][-2:]
+    if _MORE_BEFORE.fullmatch(before) or _MORE_AFTER.match(text, found.end()):
+        return None
     plain = "".join(c for c in found[3] if c.isdigit() or c == decimal).replace(decimal, ".")
     try:
         number = Decimal(f"{plain}e{(found[4] or '0').replace(_MINUS, '-')}")

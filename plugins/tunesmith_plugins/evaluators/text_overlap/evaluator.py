@@ -26,7 +26,9 @@ CHRF, BLEU, ROUGE_L = "chrf", "bleu", "rouge-l"
 CHRF_ORDER = 6
 CHRF_BETA = 2.0
 BLEU_ORDER = 4
-_WORD = re.compile(r"[^\W_]+")
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
+"""Characters of Thai, Lao, Burmese, Khmer, Japanese and Chinese."""
+_WORD = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])[^\W_])+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,8 +151,9 @@ def compute_bleu(counts: Matrix) -> Matrix:
 def compute_rouge_l(answer: str, reference: str) -> float:
     """Return ROUGE-L F1, from 0 to 1, based on the longest common subsequence of words.
 
-    Words are sequences of letters and digits of any script, case-folded, without stemming. If one
-    text has no words, the result is 1 for equal texts and 0 otherwise.
+    Words are sequences of letters and digits of any script, case-folded, without stemming. In
+    scripts without spaces, such as Japanese, each character is a word. If one text has no words,
+    the result is 1 for equal texts and 0 otherwise.
     """
     given, right = (_WORD.findall(text.casefold()) for text in (answer, reference))
     if not given or not right:

@@ -202,6 +202,22 @@ def test_edge_cases_are_counted() -> None:
     assert found(rows[:99], EdgeCases) == []
 
 
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "注文した商品がまだ届きません。",
+        "طلبي لم يصل بعد أريد استرجاع المبلغ",
+        "คำสั่งซื้อของฉันยังมาไม่ถึง",
+        "주문한 상품이 아직 도착하지 않았어요",
+    ],
+)
+def test_prompts_without_case_or_spaces_are_usual(prompt: str) -> None:
+    rows = [replace(row, prompt=f"{prompt}{n}") for n, row in enumerate(clean_rows())]
+    assert found(rows, EdgeCases) == []
+    (finding,) = found([replace(row, prompt="返金") for row in rows], EdgeCases)
+    assert show(finding) == "unusual prompts in 800 training rows: 800 with at most 2 words"
+
+
 INSTRUCTIONS = (
     "Answer with the label and no other words: {}",
     "{}\n\nDo not explain your answer.",
@@ -245,6 +261,9 @@ def test_the_last_answer_of_a_conversation_is_the_answer() -> None:
     assert row.prompt == "Be kind.\nHello\nHi\nWhere is it?"
     assert (row.question, row.answer) == ("Where is it?", '\nfind {"id": 1}')
     assert read_row(Record(source="a:2")) is None
+    told = Message("tool", "12", tool_call_id="1"), Message("assistant", "It is in Rome.")
+    row = read_row(replace(chat, messages=(*chat.messages, *told)))
+    assert row is not None and row.question == "Where is it?"
 
 
 def test_all_checks_read_each_row_once() -> None:

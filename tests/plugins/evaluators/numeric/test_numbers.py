@@ -30,7 +30,13 @@ from tunesmith_plugins.evaluators.numeric.numbers import find_number
         (".5", "0.5"),
         ("it weighs 42kg", "42"),
         ("it is 1 000 000 m", "1000000"),
-        ("12,34", "34"),
+        ("12,34", None),
+        ("2,5 kg", None),
+        ("#### 3,5", None),
+        ("1.234.567", None),
+        ("1.234,56", None),
+        ("on 12.03.2024", None),
+        ("of 3,5 to 7.", "7"),
         ("in 2024, 5", "5"),
         ("\\boxed{17} is it, of 20", "17"),
         ("<think>99</think> 7", "7"),
@@ -117,6 +123,7 @@ def test_negative_numbers(text: str) -> None:
 )
 def test_numbers_with_a_decimal_comma(text: str, number: str) -> None:
     assert find_number(text, ",") == Decimal(number)
+    assert find_number("1,234.50", ",") is None
 
 
 @given(
