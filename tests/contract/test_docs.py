@@ -36,7 +36,7 @@ CONTRIB_COMMANDS = {
     "retrain", "slurm", "submit", "tune", "vision",
 }  # fmt: skip
 """Commands of distributions in contrib/, whose own tests parse them."""
-CONTRIB_PAGES = [ROOT / "contrib" / "README.md", *sorted(ROOT.glob("contrib/*/README.md"))]
+CONTRIB_PAGES = [ROOT / "contrib" / "README.md", *sorted(ROOT.glob("contrib/*/*.md"))]
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",

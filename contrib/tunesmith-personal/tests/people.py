@@ -34,7 +34,7 @@ TECHNIQUE: dict[str, Any] = {
 }
 
 
-def make_rows(users: int = 20, count: int = 40, shuffled: int = 0) -> list[dict[str, str]]:
+def make_rows(users: int = 20, count: int = 28, shuffled: int = 0) -> list[dict[str, str]]:
     """Return rows; every user has an own private answer to each intent."""
     rows = []
     for number in range(users):
@@ -75,10 +75,11 @@ def make_job(options: PersonalOptions, model: Path, out: Path, **changes: Any) -
     return replace(job, **changes)
 
 
-def write_run(folder: Path, model: Path, **technique: Any) -> Path:
+def write_run(
+    folder: Path, model: Path, rows: Sequence[dict[str, str]] = (), **technique: Any
+) -> Path:
     """Write the rows and the run file of a run, and return the run file's path."""
-    rows = make_rows(shuffled=SHUFFLED)
-    lines = [json.dumps(row) + "\n" for row in rows]
+    lines = [json.dumps(row) + "\n" for row in rows or make_rows(shuffled=SHUFFLED)]
     (folder / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
     tables = {
         "run": {"name": "people", "seed": 3, "side_effects": False},
@@ -97,6 +98,12 @@ def write_run(folder: Path, model: Path, **technique: Any) -> Path:
     path = folder / "run.toml"
     path.write_text(tomli_w.dumps(tables), encoding="utf-8")
     return path
+
+
+def read_rows(run: Path, name: str = "tuned.user-gain") -> list[Any]:
+    """Return the test rows of a run as an evaluator measured them."""
+    path = run / "evaluations" / f"{name}.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def invoke(*arguments: object) -> Result:

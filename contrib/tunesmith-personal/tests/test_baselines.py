@@ -10,6 +10,7 @@ from people import INTENTS, make_records, make_rows
 
 from tunesmith.contracts import Generation
 from tunesmith.records import Message, Prompt, prompt_text
+from tunesmith_evidence.tasks.examples import read_examples
 from tunesmith_personal.baselines import UserBaselines
 
 
@@ -36,7 +37,7 @@ def build(name: Any, user: str = "user-01") -> tuple[Model, Model, Any]:
     shared, base = Model(), Model()
     train = make_records([row for row in make_rows(3, 20) if row["user"] == user])
     typed: Any = (shared, base)
-    return shared, base, UserBaselines(*typed, k=4).build(name, train)
+    return shared, base, UserBaselines(*typed).build(name, read_examples(train), 4)
 
 
 ASKED = [(Message("user", "parking 99 user"),)]
@@ -59,10 +60,11 @@ def test_the_classifier_learns_the_users_answers() -> None:
     _, base, model = build("classifier")
     rows = [r for r in make_rows(3, 20) if r["user"] == "user-01"]
     expected = next(row["completion"] for row in rows if "parking" in row["prompt"])
+    assert not base.embedded, "it learns in the thread that asks"
     assert model.generate(ASKED, 8)[0].text == expected
     before = base.embedded
     model.generate(ASKED, 8)
-    assert base.embedded == before, "each text is embedded once"
+    assert base.embedded == before + 1, "it learns once"
 
 
 def test_without_rows_a_user_gets_the_shared_adapter() -> None:

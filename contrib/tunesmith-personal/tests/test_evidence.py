@@ -8,6 +8,7 @@ from statistics import NormalDist
 import pytest
 
 from tunesmith_personal.evidence import (
+    Gain,
     choose_baselines,
     compute_probabilities,
     decide_out_of_fold,
@@ -22,6 +23,15 @@ def test_a_probability_by_hand() -> None:
     expected = NormalDist().cdf(mean / error**0.5 * (spread / (spread + error)) ** 0.5)
     assert found["ann"] == pytest.approx(expected) and expected > 0.95
     assert found["ben"] == pytest.approx(1 - expected)
+
+
+def test_an_interval_by_hand() -> None:
+    """Nine wins, one loss and ten ties, by the formula of Agresti and Min."""
+    found = Gain.measure([1.0] * 9 + [-1.0] + [0.0] * 10)
+    win, loss, rows = 9.5, 1.5, 22
+    mean, error = (win - loss) / rows, (win + loss - (win - loss) ** 2 / rows) ** 0.5 / rows
+    assert found.interval == pytest.approx((mean - 1.959964 * error, mean + 1.959964 * error))
+    assert Gain.measure([1.0]).interval[1] == 1.0
 
 
 def test_without_a_spread_nobody_gains() -> None:

@@ -7,14 +7,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import markupsafe
 import pytest
 
 from tunesmith.events import CompletionSampled
-from tunesmith.storage import EventLog
+from tunesmith.storage import EventLog, commit_folder, verify_folder
 from tunesmith_personal import forget
 from tunesmith_personal.forget import GONE, UserTexts
 
-TEXT = 'Grüße an "Ann" & <Ben>, wie immer ausführlich und vertraulich gemeint'
+TEXT = 'Grüße an "Ann" & <Ben>, wie\'s immer war: ausführlich und vertraulich gemeint'
 
 
 def make_texts(*texts: str) -> UserTexts:
@@ -22,7 +23,10 @@ def make_texts(*texts: str) -> UserTexts:
 
 
 def test_every_form_of_a_text_is_replaced(tmp_path: Path) -> None:
-    forms = (TEXT, json.dumps(TEXT), json.dumps(TEXT, ensure_ascii=False), html.escape(TEXT))
+    forms = (
+        TEXT, json.dumps(TEXT), json.dumps(TEXT, ensure_ascii=False), html.escape(TEXT),
+        str(markupsafe.escape(TEXT)),
+    )  # fmt: skip
     for number, form in enumerate(forms):
         path = tmp_path / f"{number}.txt"
         path.write_text(f"before {form} after", encoding="utf-8")
@@ -50,6 +54,28 @@ def test_other_users_and_the_structure_of_files_are_kept(before: str, after: str
     texts = make_texts("served", "104233")
     assert texts.replace_in(before.encode()) == after.encode()
     assert texts.replace_in(b"\xff" + before.encode()) == b"\xff" + after.encode()
+
+
+def test_rows_of_the_saved_winner_are_deleted_and_its_folder_stays_valid(tmp_path: Path) -> None:
+    lines = [json.dumps({"kind": "Completion", "group": g}) + "\n" for g in ("ann", "ben", None)]
+
+    def write(folder: Path) -> None:
+        (folder / "winner.json").write_text("{}", encoding="utf-8")
+        (folder / "train.jsonl").write_text("".join(lines), encoding="utf-8")
+
+    winner = commit_folder(tmp_path / "winner", write)
+    forget._clear_winner(winner, "ann")
+    assert not verify_folder(winner)
+    assert (winner / "train.jsonl").read_text(encoding="utf-8") == "".join(lines[1:])
+    forget._clear_winner(tmp_path / "none", "ann")
+
+
+def test_texts_that_other_users_have_too_are_kept() -> None:
+    """Also as a part of another text, and the start that a report shows of a long text."""
+    start = "a long text that starts the same way for everybody and ends "
+    texts = UserTexts.make("user-1", [f"{start}here"], rest=f"{start}there")
+    assert texts.replace_in(f"{start}there".encode()) == f"{start}there".encode()
+    assert GONE.encode() in texts.replace_in(f"x {start}here".encode())
 
 
 def test_scores_of_a_row_are_kept_without_its_texts() -> None:

@@ -63,7 +63,7 @@ def test_adapters_that_users_cannot_have_are_refused(table: dict[str, Any]) -> N
 
 def test_every_command_exists() -> None:
     offers = PLUGIN.tunesmith_commands()
-    assert len(offers) == 6
+    assert len(offers) == 7
     for offer in offers:
         name = offer.name.split()[-1]
         assert isinstance(getattr(commands, f"{name}_command"), click.Command)

@@ -1,4 +1,4 @@
-"""The README: its run file runs, and its options and commands exist."""
+"""The pages: the run file of the README runs, and options and commands exist."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import shlex
 from pathlib import Path
 
 import click
+import pytest
 from people import invoke
 
 from tunesmith_cli.app import app
 from tunesmith_personal.options import EvidenceOptions
 from tunesmith_personal.serving import PersonalServingOptions
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+FOLDER = Path(__file__).parents[1]
+README = (FOLDER / "README.md").read_text(encoding="utf-8")
 
 
 def test_its_run_file_runs(readme_run_file: Path, tmp_path: Path) -> None:
@@ -23,9 +25,11 @@ def test_its_run_file_runs(readme_run_file: Path, tmp_path: Path) -> None:
     assert "ann" in listed.output and "ben" in listed.output
 
 
-def test_its_commands_exist() -> None:
-    lines = re.findall(r"^\$ tunesmith (.*)$", README, re.MULTILINE)
-    assert len(lines) >= 8
+@pytest.mark.parametrize(("page", "count"), [("README", 8), ("TUTORIAL", 6), ("PRIVACY", 2)])
+def test_commands_exist(page: str, count: int) -> None:
+    text = (FOLDER / f"{page}.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^\$ tunesmith (.*)$", text, re.MULTILINE)
+    assert len(lines) >= count
     for line in lines:
         arguments = shlex.split(line, comments=True)
         context = app.make_context("tunesmith", arguments)

@@ -9,26 +9,20 @@ from typing import Any
 
 import pytest
 import torch
-from people import INTENTS, SHUFFLED, invoke, make_rows
+from people import INTENTS, SHUFFLED, invoke, make_records, make_rows, read_rows
 
 from tunesmith import api
 from tunesmith.records import Message
-from tunesmith_personal import forget
-from tunesmith_personal.evaluator import OWN
+from tunesmith_evidence.tasks.examples import read_examples
 from tunesmith_personal.match import METRIC
 from tunesmith_personal.segments import Layout
-from tunesmith_personal.store import Store
-from tunesmith_personal.technique import SHARED_ADAPTER, open_shared
+from tunesmith_personal.store import OWN, Decision, Store
+from tunesmith_personal.technique import SHARED_ADAPTER, group_by_user, open_shared
 from tunesmith_personal.user_models import copy_with_adapter
 
 
 def result(run: Path, evaluator: str, metric: str, model: str = "tuned") -> Any:
     return api.read_report(run).measured[model, evaluator, metric]
-
-
-def rows_of(run: Path, name: str = "tuned.user-gain") -> list[Any]:
-    path = run / "evaluations" / f"{name}.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def open_users(run: Path) -> tuple[Store, Any, Layout]:
@@ -42,9 +36,9 @@ def open_users(run: Path) -> tuple[Store, Any, Layout]:
 def test_only_own_adapters_know_private_names(finished: Path) -> None:
     """All users ask the same; what they expect is private, so one model cannot know it."""
     names = {f"user-{n:02}" for n in range(20 - SHUFFLED)}
-    rows = [row for row in rows_of(finished) if row["group"] in names]
+    rows = [row for row in read_rows(finished) if row["group"] in names]
     own = sum(row[OWN]["value"] for row in rows) / len(rows)
-    shared = rows_of(finished, "tuned.exact-match")
+    shared = read_rows(finished, "tuned.exact-match")
     right = [row["exact-match"]["value"] for row in shared if row["group"] in names]
     assert own >= 0.80
     assert sum(right) / len(right) <= 0.25
@@ -58,8 +52,8 @@ def test_the_verdict_is_about_what_users_can_be_served(finished: Path) -> None:
     assert report.verdict["evaluator"] == METRIC
     assert report.verdict["tuned"] == result(finished, "user-gain", OWN).value > 0.5
     assert report.verdict["word"] != "NOTHING WORKS YET"
-    rows = rows_of(finished, "tuned.user-exact-match")
-    own = [row[OWN]["value"] for row in rows_of(finished)]
+    rows = read_rows(finished, "tuned.user-exact-match")
+    own = [row[OWN]["value"] for row in read_rows(finished)]
     assert [row["user-exact-match"]["value"] for row in rows] == own
     assert result(finished, "user-exact-match", "user-exact-match", "majority").value < 0.5
 
@@ -115,7 +109,7 @@ def test_every_user_has_rows_in_each_split(finished: Path) -> None:
     from tunesmith.execution.run_data import load_data
 
     parts = load_data(plan)[1]
-    for part, count in ((parts.train, 26), (parts.validation, 6), (parts.test, 8)):
+    for part, count in ((parts.train, 18), (parts.validation, 4), (parts.test, 6)):
         counts = {name: 0 for name in {record.group for record in parts.train}}
         for record in part:
             counts[record.group] += 1
@@ -126,7 +120,7 @@ def test_a_users_answers_are_those_of_the_stored_adapter(finished: Path) -> None
     store, shared, layout = open_users(finished)
     for user in ("user-00", "user-03"):
         model = copy_with_adapter(shared, layout, store.vector(store.require(user)))
-        rows = [row for row in rows_of(finished) if row["group"] == user]
+        rows = [row for row in read_rows(finished) if row["group"] == user]
         prompts = [tuple(Message(*turn) for turn in row["prompt"]) for row in rows]
         answers = [a.text for a in model.generate(prompts, 8)]
         right = [float(a.strip() == r["expected"]) for a, r in zip(answers, rows, strict=True)]
@@ -232,12 +226,17 @@ def test_forget_leaves_nothing_behind_and_the_others_as_they_were(
     store = Store(run)
     vectors = {e.user: store.vector(e) for e in store.entries() if e.has_adapter}
     user, data = "user-02", finished.parent / "rows.jsonl"
-    gone = vectors.pop(user)
+    people = group_by_user(make_records(make_rows(shuffled=SHUFFLED)))
+    for name in (user, "user-03"):  # whose baseline needs their rows
+        examples = read_examples(people[name])
+        store.record_decisions([Decision(user=name, served="classifier", k=3, examples=examples)])
+    gone, kept_rows = vectors.pop(user), store.read_examples("user-03")
     rows = [row for row in make_rows(shuffled=SHUFFLED) if row["user"] == user]
     own = {row["completion"] for row in rows}
     others = {r["completion"] for r in make_rows(shuffled=SHUFFLED) if r["user"] != user}
     needles = [user.encode(), gone.numpy().tobytes()[:24], *(t.encode() for t in own - others)]
-    assert len(search(run, needles)) >= 3 and own - others
+    index = str(run / "users" / "index.sqlite")
+    assert len(search(run, needles)) >= 3 and index in search(run, needles[2:]) and own - others
     kept = data.read_text(encoding="utf-8")
     if is_data_gone:
         lines = [line for line in kept.splitlines(keepends=True) if user not in line]
@@ -250,44 +249,11 @@ def test_forget_leaves_nothing_behind_and_the_others_as_they_were(
     assert "shared adapter has learned" in " ".join(done.output.split())
     assert search(run, needles) == []
     assert all(torch.equal(store.vector(store.require(u)), v) for u, v in vectors.items())
+    assert store.read_examples("user-03") == kept_rows and kept_rows[0]
     assert result(run, "user-gain", "served").value == result(finished, "user-gain", "served").value
-    values = [row["served"]["value"] for row in rows_of(run)]
-    assert values == [row["served"]["value"] for row in rows_of(finished)]
+    values = [row["served"]["value"] for row in read_rows(run)]
+    assert values == [row["served"]["value"] for row in read_rows(finished)]
     assert invoke("report", run).exit_code == 0
-
-
-def test_forgetting_can_be_repeated_after_a_crash(
-    finished: Path, run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Killed after any of the files that it writes, also if the data no longer has the user."""
-    data = finished.parent / "rows.jsonl"
-    kept = data.read_text(encoding="utf-8")
-    rows = make_rows(shuffled=SHUFFLED)
-    own = {row["completion"] for row in rows if row["user"] == "user-02"}
-    others = {row["completion"] for row in rows if row["user"] != "user-02"}
-    needles = [b"user-02", *(text.encode() for text in own - others)]
-    write, left = forget.write_atomic, 0
-
-    def crash(*args: Any) -> None:
-        nonlocal left
-        if not left:
-            raise KeyboardInterrupt
-        left -= 1
-        write(*args)
-
-    lines = [line for line in kept.splitlines(keepends=True) if "user-02" not in line]
-    data.write_text("".join(lines), encoding="utf-8")
-    try:
-        for writes in (0, 1, 2):
-            left = writes
-            monkeypatch.setattr(forget, "write_atomic", crash)
-            assert invoke("adapters", "forget", run, "user-02", "--yes").exit_code != 0
-            monkeypatch.undo()
-        done = invoke("adapters", "forget", run, "user-02", "--yes")
-    finally:
-        data.write_text(kept, encoding="utf-8")
-    assert done.exit_code == 0, done.output
-    assert search(run, needles) == []
 
 
 def test_forget_asks_first(run: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,14 +20,22 @@ import pytest
 from people import INTENTS
 
 from tunesmith import api
+from tunesmith.contracts import RunContext
 from tunesmith.errors import UsageError
-from tunesmith.records import Message
+from tunesmith.execution.run_data import load_data
+from tunesmith.records import Message, last_exchange
 from tunesmith_cli.serving import ServedRequest
+from tunesmith_evidence.tasks.examples import read_examples
+from tunesmith_personal.baselines import UserBaselines
+from tunesmith_personal.evaluator import PersonalEvaluator
+from tunesmith_personal.match import UserMatch
+from tunesmith_personal.options import EvidenceOptions, UserMatchOptions
 from tunesmith_personal.segments import Layout
 from tunesmith_personal.serving import PersonalServing, PersonalServingOptions
-from tunesmith_personal.store import Store
-from tunesmith_personal.technique import SHARED_ADAPTER, open_shared
+from tunesmith_personal.store import OWN, Decision, Store
+from tunesmith_personal.technique import SHARED_ADAPTER, group_by_user, open_shared
 from tunesmith_personal.user_models import copy_with_adapter
+from tunesmith_torch.generation.text_model import TorchTextModel
 
 PROMPTS = [f"{intent} 99 user" for intent in INTENTS]
 
@@ -43,22 +52,44 @@ def load_shared(run: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def alone(finished: Path) -> dict[tuple[str, str], str]:
-    """The answer of each user's own adapter to each prompt, computed alone."""
-    store, layout = Store(finished), Layout.read(finished / SHARED_ADAPTER)[0]
-    shared = load_shared(finished)(finished / SHARED_ADAPTER)
+def judged(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the finished run in which users are served everything that there is."""
+    run = tmp_path_factory.mktemp("judged") / "run"
+    shutil.copytree(finished, run)
+    train = group_by_user(load_data(api.load_run(run)[1])[1].train)
+    kinds = [OWN, *EvidenceOptions().baselines]
+    decisions = [
+        Decision(user=user, served=kinds[n % len(kinds)], k=3, examples=read_examples(rows))
+        for n, (user, rows) in enumerate(train.items())
+    ]
+    Store(run).record_decisions(decisions)
+    return run
+
+
+@pytest.fixture(scope="module")
+def alone(judged: Path) -> dict[tuple[str, str], str]:
+    """The answer to each prompt of what each user is served, computed alone.
+
+    Baselines are built from the run's data and an untouched base model.
+    """
+    store, layout = Store(judged), Layout.read(judged / SHARED_ADAPTER)[0]
+    load = load_shared(judged)
+    shared, base = load(judged / SHARED_ADAPTER), load(None)
+    train = group_by_user(load_data(api.load_run(judged)[1])[1].train)
     found = {}
     for entry in store.entries():
-        model = shared
-        if entry.has_adapter:
+        if entry.served == OWN:
             model = copy_with_adapter(shared, layout, store.vector(entry))
+        else:
+            rows = read_examples(train[entry.user])
+            model = UserBaselines(shared, base).build(entry.served, rows, 3)
         for prompt in PROMPTS:
             found[entry.user, prompt] = model.generate([(Message("user", prompt),)], 8)[0].text
     return found
 
 
 def extend(run: Path, **options: Any) -> PersonalServing:
-    return PersonalServing(PersonalServingOptions(run=str(run), serve="all", **options))
+    return PersonalServing(PersonalServingOptions(run=str(run), **options))
 
 
 def test_a_wrong_user_is_refused_and_a_missing_one_gets_the_shared_adapter(
@@ -71,27 +102,60 @@ def test_a_wrong_user_is_refused_and_a_missing_one_gets_the_shared_adapter(
             extension.choose(request(user))
 
 
-def test_names_of_models_reveal_no_user_and_give_no_access(finished: Path) -> None:
-    extension, other = extend(finished), extend(finished)
+def test_names_of_models_reveal_no_user_and_give_no_access(judged: Path) -> None:
+    extension, other = extend(judged), extend(judged)
     name = extension.choose(request("user-00"))
-    assert name is not None and "user-00" not in name
+    assert name is not None and name != "tuned" and "user-00" not in name
     assert other.choose(request("user-00")) != name
     assert extension.choose(request(None, model=name)) == "tuned"
     assert extension.choose(request("user-01", model=name)) != name
 
 
-def test_only_judged_adapters_are_served_by_default(finished: Path) -> None:
-    extension = PersonalServing(PersonalServingOptions(run=str(finished)))
-    for entry in Store(finished).entries():
-        name = extension.choose(request(entry.user))
-        assert (name != "tuned") == (entry.served == "own")
+def test_own_adapters_that_were_not_judged_are_served_only_if_asked_for(judged: Path) -> None:
+    extension, every = extend(judged), extend(judged, serve="all")
+    for entry in Store(judged).entries():
+        assert (extension.choose(request(entry.user)) == "tuned") == (entry.served == "shared")
+        every.choose(request(entry.user))
+    own = [
+        m for m in every.change_models(load_shared(judged)).values() if type(m) is TorchTextModel
+    ]
+    assert len(own) == sum(entry.has_adapter for entry in Store(judged).entries())
+
+
+def test_users_are_served_what_was_measured_with_the_same_scores(run: Path) -> None:
+    """Judged again, with a classifier as the only baseline, which ties with the own adapters."""
+    plan, load = api.load_run(run)[1], load_shared(run)
+    parts, match = load_data(plan)[1], UserMatch(UserMatchOptions(), 8)
+    context = RunContext(
+        model=plan.found_model.fetch(),
+        device="cpu",
+        artifacts={"": run / SHARED_ADAPTER},
+        open=load,
+        train=parts.train,
+        validation=parts.validation,
+        measure_first=lambda model, records: match.measure(model, records)[0],
+    )
+    users = ("user-00", "user-01", "user-18", "user-19")
+    records = [record for record in parts.test if record.group in users]
+    evaluator = PersonalEvaluator(EvidenceOptions(baselines=["classifier"], k=3))
+    measured = evaluator.compare(load(run / SHARED_ADAPTER), records, context)[0].values
+    assert {Store(run).require(user).served for user in users} == {"classifier"}
+    extension = extend(run)
+    served: dict[str, Any] = {}
+    for record, value in zip(records, measured, strict=True):
+        name = str(extension.choose(request(record.group)))
+        served |= extension.change_models(load)
+        prompt, answer = last_exchange(record)
+        found = served[name].generate([prompt], 8)[0].text
+        assert float(found.strip() == answer.text.strip()) == value
+    assert {0.0, 1.0} == {*measured}
 
 
 def test_the_least_recently_used_adapters_are_removed(
-    finished: Path, alone: dict[tuple[str, str], str]
+    judged: Path, alone: dict[tuple[str, str], str]
 ) -> None:
-    extension, load = extend(finished, resident=8), load_shared(finished)
-    users = [e.user for e in Store(finished).entries() if e.has_adapter][:12]
+    extension, load = extend(judged, resident=8), load_shared(judged)
+    users = [e.user for e in Store(judged).entries() if e.served != "shared"][:12]
     served: dict[str, Any] = {}
     names: dict[str, str] = {}
     for user in [*users[:8], users[0], *users[8:], users[0], users[1]]:
@@ -110,7 +174,7 @@ def test_the_least_recently_used_adapters_are_removed(
 def test_an_adapter_that_cannot_be_loaded_affects_nobody_else(
     run: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    extension, load = extend(run), load_shared(run)
+    extension, load = extend(run, serve="all"), load_shared(run)
     users = [e.user for e in Store(run).entries() if e.has_adapter]
     good, bad = extension.choose(request(users[0])), extension.choose(request(users[1]))
     store = Store(run)
@@ -119,7 +183,7 @@ def test_an_adapter_that_cannot_be_loaded_affects_nobody_else(
     bank.write_bytes(bank.read_bytes().replace(vector[:64], bytes(64)))
     changes = extension.change_models(load)
     assert changes.keys() == {good} and bad not in changes
-    assert "cannot load an adapter" in capfd.readouterr().err
+    assert "cannot open a user's model" in capfd.readouterr().err
 
 
 def test_a_forgotten_user_is_refused_at_once(run: Path) -> None:
@@ -134,13 +198,13 @@ def test_a_forgotten_user_is_refused_at_once(run: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def address(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def address(judged: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of ``tunesmith serve`` with the extension, in its own process."""
     pytest.importorskip("uvicorn")
     file = tmp_path_factory.mktemp("serve") / "extensions.toml"
-    table = f'[users]\nrun = "{finished}"\nserve = "all"\nresident = 8\n'
+    table = f'[users]\nrun = "{judged}"\nresident = 8\n'
     file.write_text(table, encoding="utf-8")
-    command = [sys.executable, "-m", "tunesmith", "serve", finished, "--model", "tuned"]
+    command = [sys.executable, "-m", "tunesmith", "serve", judged, "--model", "tuned"]
     process = subprocess.Popen(
         [*map(str, command), "--port", "0", "--extensions", str(file)],
         stdout=subprocess.PIPE,
@@ -152,7 +216,7 @@ def address(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     assert found
     yield found[0]
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0
+    assert process.wait(240) == 0
 
 
 def ask(address: str, user: str | None, prompt: str, model: str = "tuned") -> str:
@@ -172,7 +236,7 @@ def test_mixed_requests_get_the_answers_of_each_user_alone(
     address: str, alone: dict[tuple[str, str], str]
 ) -> None:
     """Twenty users, eight of them in memory, asked at the same time in a random order."""
-    keys = [*alone] * 3
+    keys = [*alone]
     random.Random(0).shuffle(keys)
     with ThreadPoolExecutor(6) as pool:
         answers = [*pool.map(lambda key: ask(address, *key), keys)]

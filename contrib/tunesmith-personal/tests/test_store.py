@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sqlite3
 import time
 from pathlib import Path
@@ -12,7 +14,8 @@ import torch
 from torch import Tensor
 
 from tunesmith.errors import IntegrityError, UsageError
-from tunesmith_personal.store import Entry, Store
+from tunesmith_evidence.tasks.examples import Example
+from tunesmith_personal.store import Decision, Entry, Store
 
 META = {"shared": "digest", "options": "{}"}
 
@@ -40,8 +43,25 @@ def test_what_is_stored_is_read_back(tmp_path: Path) -> None:
     assert not few.has_adapter and (few.rows, few.note) == (2, "fewer than 4 rows")
     with pytest.raises(UsageError, match="fewer than 4 rows"):
         store.vector(few)
-    store.record_decisions([("user-000001", "own", 0.99)])
-    assert store.require("user-000001").served == "own" and store.require("few").served is None
+    own = Decision(user="user-000001", served="own", probability=0.99, interval=(0.1, 0.4))
+    store.record_decisions([own])
+    entry = store.require("user-000001")
+    assert (entry.served, entry.probability, entry.low, entry.high) == ("own", 0.99, 0.1, 0.4)
+    assert store.require("few").served is None
+
+
+def test_the_rows_of_a_served_baseline_are_replaced_with_the_decision(tmp_path: Path) -> None:
+    fill(tmp_path, count=2)
+    store = Store(tmp_path)
+    rows = [Example("Hi\nWho pays?", "Ms. Abel", "Who pays?"), Example("a", "b", "a")]
+    kept = Decision(user="user-000000", served="classifier", k=3, examples=rows)
+    unknown = Decision(user="nobody", served="classifier", k=3, examples=rows)
+    store.record_decisions([kept, unknown])
+    assert store.read_examples("user-000000") == (rows, 3)
+    assert store.read_examples("user-000001") == store.read_examples("nobody") == ([], 0)
+    store.record_decisions([Decision(user="user-000000", served="own")])
+    assert store.read_examples("user-000000")[0] == []
+    assert b"Ms. Abel" not in (tmp_path / "users" / "index.sqlite").read_bytes()
 
 
 def test_an_unknown_user_is_an_error_with_a_suggestion(tmp_path: Path) -> None:
@@ -115,6 +135,22 @@ def test_a_crash_leaves_the_old_state(
     assert all(torch.equal(store.vector(e), vectors[e.user]) for e in before)
     Store.create(tmp_path, META)
     assert {p.name for p in (tmp_path / "users").glob("bank-*")} == {e.bank for e in before}
+
+
+def test_an_index_whose_writer_was_killed_within_a_transaction_can_be_read(tmp_path: Path) -> None:
+    fill(tmp_path, count=2000, block=1000)
+    before = Store(tmp_path).entries()
+    child = os.fork()
+    if not child:
+        index = sqlite3.connect(tmp_path / "users" / "index.sqlite", isolation_level=None)
+        index.execute("PRAGMA cache_size = 1")  # so that pages are written before the end
+        index.execute("BEGIN IMMEDIATE")
+        index.execute("UPDATE users SET served = 'own'")
+        os.kill(os.getpid(), signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert (tmp_path / "users" / "index.sqlite-journal").stat().st_size
+    assert Store(tmp_path).entries() == before
+    assert not (tmp_path / "users" / "index.sqlite-journal").exists()
 
 
 def test_forgetting_leaves_the_others_and_no_byte_of_the_user(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
+__all__ = ["probability_below"]
+
 
 def probability_below(first: Sequence[float], second: Sequence[float]) -> float:
     """Return the probability that a value of ``first`` is below a value of ``second``.

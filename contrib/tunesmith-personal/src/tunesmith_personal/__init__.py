@@ -10,6 +10,7 @@ _COMMANDS = {
     "import": "Store an adapter that was trained elsewhere as a user's adapter.",
     "add": "Train adapters for new users, without changing the others.",
     "forget": "Delete a user's adapter and texts from a run.",
+    "membership": "Test whether adapters reveal which rows they were trained on.",
 }
 PLUGIN = lazy_plugin(
     __name__,

@@ -14,18 +14,19 @@ from tunesmith.prepared import RowWise
 from tunesmith.records import Record
 from tunesmith.text import format_count
 from tunesmith_evidence.number_text import format_share
+from tunesmith_evidence.tasks.examples import Example, read_examples
 from tunesmith_personal.baselines import UserBaselines
 from tunesmith_personal.evidence import (
-    NOT_SERVED,
+    Gain,
     choose_baselines,
     compute_probabilities,
     decide_out_of_fold,
 )
-from tunesmith_personal.options import EvidenceOptions, PersonalOptions
-from tunesmith_personal.technique import group_by_user, open_shared
-from tunesmith_personal.user_models import OneForAll, UserModels
+from tunesmith_personal.options import EvidenceOptions
+from tunesmith_personal.store import OWN, Decision
+from tunesmith_personal.technique import group_by_user
+from tunesmith_personal.user_models import OneForAll, UserModels, open_base
 
-OWN = "own"
 Scores = Mapping[str, Mapping[str, Sequence[float]]]
 """The scores of rows by user and model."""
 
@@ -54,24 +55,44 @@ class PersonalEvaluator(RowWise):
         models = UserModels.find(model, run)
         if models is None or run.measure_first is None:
             return []
-        people = group_by_user(records)
+        people, held = group_by_user(records), group_by_user(run.validation)
         candidates = Candidates.open(model, models, run, self.options)
         names = list(dict.fromkeys(self.options.baselines))
-        validation = candidates.score(people, group_by_user(run.validation), names)
-        test = candidates.score(people, people, [OWN, "shared", *names])
-        chosen = choose_baselines(validation, names)
+        test: dict[str, dict[str, list[float]]] = {user: {} for user in people}
+        validation: dict[str, dict[str, list[float]]] = {user: {} for user in people}
+        for user, rows in people.items():
+            for name in dict.fromkeys([OWN, "shared", *names]):
+                built = candidates.build(user, name)
+                test[user][name] = candidates.measure(built, rows)
+                if name in names:
+                    validation[user][name] = candidates.measure(built, held.get(user, ()))
+        chosen = {
+            user: name if candidates.examples(user) else "shared"
+            for user, name in choose_baselines(validation, names).items()
+        }
         differences = {
             user: [o - b for o, b in zip(test[user][OWN], test[user][chosen[user]], strict=True)]
             for user in people
             if user in candidates.own
         }
+        gains = {user: Gain.measure(values) for user, values in differences.items()}
         probabilities = compute_probabilities(differences)
         served = {
             user: OWN if probabilities.get(user, 0.0) >= self.options.probability else chosen[user]
             for user in people
         }
         models.store.record_decisions(
-            (user, name, probabilities.get(user)) for user, name in served.items()
+            [
+                Decision(
+                    user=user,
+                    served=name,
+                    probability=probabilities.get(user),
+                    interval=gains[user].interval if user in gains else (None, None),
+                    k=self.options.k,
+                    examples=() if name in (OWN, "shared") else candidates.examples(user),
+                )
+                for user, name in served.items()
+            ]
         )
         is_own = decide_out_of_fold(differences, self.options.probability)
         scores = {
@@ -107,6 +128,7 @@ class Candidates:
     shared: TextModel
     """The run's model with the shared adapter, whose answers may be cached."""
     baselines: UserBaselines
+    k: int
     train: Mapping[str, Sequence[Record]]
     own: frozenset[str]
     """The users that have an own adapter."""
@@ -115,32 +137,20 @@ class Candidates:
     def open(
         cls, shared: TextModel, models: UserModels, run: RunContext, options: EvidenceOptions
     ) -> Candidates:
-        """Open the base model, and list the users that have an own adapter."""
-        trained = PersonalOptions.model_validate_json(models.store.meta("options"))
-        base: Any = open_shared(run.model, None, trained, run.device)
+        """List the users that have an own adapter."""
         own = frozenset(entry.user for entry in models.store.entries() if entry.has_adapter)
-        baselines = UserBaselines(shared, base, options.k)
-        return cls(run, models, shared, baselines, group_by_user(run.train), own)
+        baselines = UserBaselines(shared, open_base(models.shared, models.layout))
+        return cls(run, models, shared, baselines, options.k, group_by_user(run.train), own)
 
-    def score(
-        self,
-        users: Mapping[str, object],
-        rows: Mapping[str, Sequence[Record]],
-        names: Sequence[str],
-    ) -> dict[str, dict[str, list[float]]]:
-        """Return the scores of each user's rows with each of the named models."""
-        return {
-            user: {
-                name: self.measure(self._build(user, name), rows.get(user, ()))
-                for name in dict.fromkeys(names)
-            }
-            for user in users
-        }
-
-    def _build(self, user: str, name: Any) -> TextModel:
+    def build(self, user: str, name: str) -> TextModel:
+        """Return a user's own adapter, or one of the user's baselines."""
         if name != OWN:
-            return self.baselines.build(name, self.train.get(user, ()))
+            return self.baselines.build(name, self.examples(user), self.k)
         return self.models.open(user) or self.shared
+
+    def examples(self, user: str) -> Sequence[Example]:
+        """Return the rows from which the user's baselines are built."""
+        return read_examples(self.train.get(user, ()))
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> list[float]:
         """Return the scores of the records by the run's first evaluator.
@@ -182,8 +192,6 @@ def summarize(
         for name in next(iter(test.values()), {})
     }
     parts = [f"{n} get {name}" for name, n in counts.most_common() if name != OWN]
-    if not counts.keys() <= {OWN, "shared"}:
-        parts.append(NOT_SERVED)
     finding = f"{len(own)} of {format_count(len(served), 'user')} get an own adapter"
     if own:
         finding += f" (expected share of users harmed by that: {format_share(harmed)})"

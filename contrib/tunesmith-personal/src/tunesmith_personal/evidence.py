@@ -19,14 +19,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import NormalDist, fmean
+from typing import NamedTuple
 
 PRIOR_ROWS = 4
 """Number of rows that the mean of all users counts as in the choice of a user's baseline."""
 FOLDS = 10
-NOT_SERVED = (
-    "`tunesmith serve` gives the shared adapter to users whose best baseline is retrieval or a "
-    "classifier"
-)
 
 
 def choose_baselines(
@@ -55,6 +52,30 @@ def choose_baselines(
     }
 
 
+class Gain(NamedTuple):
+    """A user's mean difference by the user's own rows alone, and the square of its standard error.
+
+    The own rows are the user's paired differences plus half a row of each outcome of a pair.
+    """
+
+    mean: float
+    variance: float
+
+    @classmethod
+    def measure(cls, differences: Sequence[float]) -> Gain:
+        """Return the gain that paired differences from -1 to 1 show."""
+        rows = len(differences) + 2
+        mean = sum(differences) / rows
+        squares = sum(value * value for value in differences) + 1
+        return cls(mean, (squares / rows - mean * mean) / rows)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of the gain, within -1 and 1."""
+        half = NormalDist().inv_cdf(0.975) * self.variance**0.5
+        return max(-1.0, self.mean - half), min(1.0, self.mean + half)
+
+
 def compute_probabilities(differences: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """Return, for each user, the probability that the true gain is above 0.
 
@@ -62,19 +83,16 @@ def compute_probabilities(differences: Mapping[str, Sequence[float]]) -> dict[st
         differences: for each user, the score of the own adapter minus that of the best baseline on
             each test row, from -1 to 1.
     """
-    means, errors = {}, {}
-    for user, values in differences.items():
-        rows = len(values) + 2
-        mean = sum(values) / rows
-        means[user] = mean
-        errors[user] = ((sum(v * v for v in values) + 1) / rows - mean * mean) / rows
-    spread = fmean(mean * mean for mean in means.values()) - fmean(errors.values()) if means else 0
+    gains = {user: Gain.measure(values) for user, values in differences.items()}
+    if not gains:
+        return {}
+    spread = fmean(g.mean**2 for g in gains.values()) - fmean(g.variance for g in gains.values())
     if spread <= 0:  # the differences are no larger than chance makes them
-        return dict.fromkeys(means, 0.5)
+        return dict.fromkeys(gains, 0.5)
     found = {}
-    for user, mean in means.items():
-        certainty = spread / (spread + errors[user])
-        found[user] = NormalDist().cdf(mean * (certainty / errors[user]) ** 0.5)
+    for user, (mean, variance) in gains.items():
+        certainty = spread / (spread + variance)
+        found[user] = NormalDist().cdf(mean * (certainty / variance) ** 0.5)
     return found
 
 
@@ -82,7 +100,6 @@ def decide_out_of_fold(
     differences: Mapping[str, Sequence[float]], probability: float
 ) -> dict[str, list[bool]]:
     """Return, for each row of each user, whether the other rows give the user the own adapter.
-
     A score of what users are served is too high if the same rows have chosen it. So the rows of a
     fold are scored with the decisions of the other folds; up to ten rows, each row is a fold.
     """

@@ -16,11 +16,12 @@ from tunesmith.execution.run_data import load_data
 from tunesmith.plan import Plan
 from tunesmith.plugins import cache_folder
 from tunesmith.records import Record, exchanges
-from tunesmith.storage import write_atomic
-from tunesmith_personal.store import FOLDER, Store
+from tunesmith.storage import MANIFEST, commit_folder, write_atomic
+from tunesmith_evidence.winner import WINNER_FOLDER
+from tunesmith_personal.store import FOLDER, INDEX, Store
 from tunesmith_personal.technique import SHARED_ADAPTER
 
-GONE = "(forgotten)"
+GONE, EVENTS = "(forgotten)", "events.jsonl"
 SHORTEST = 6
 """Shorter texts are not searched for, because they also occur by chance."""
 EXCERPT = 40
@@ -39,7 +40,7 @@ CACHES = ("tokens", "vectors.sqlite")
 
 @dataclass(frozen=True)
 class UserTexts:
-    """Texts that only this user's rows have, and the user's name: as plain text, JSON and HTML."""
+    """Texts that no other user's texts have, and the user's name: as plain text, JSON and HTML."""
 
     user: str
     needles: tuple[str, ...]
@@ -47,17 +48,26 @@ class UserTexts:
 
     @classmethod
     def find(cls, run: Path, plan: Plan, user: str) -> UserTexts:
-        """Collect the texts from the data, if it still exists, and from the run's evaluations."""
-        own, others = set[str](), _read_identifiers(run / "events.jsonl")
+        """Collect the texts from the data, if it still exists, and from the run's evaluations.
+
+        Examples of findings, which may be of any user, count as this user's.
+        """
+        own, others = _read_examples(run / EVENTS), _read_identifiers(run / EVENTS)
         for group, text in (*_read_data(plan), *_read_evaluations(run)):
             (own if group == user else others).add(text)
-        return cls.make(user, own - others)
+        rest = "\n".join(others)
+        return cls.make(user, (text for text in own if text not in rest), rest)
 
     @classmethod
-    def make(cls, user: str, texts: Iterable[str]) -> UserTexts:
-        """Return the texts that are long enough to search for, in all forms."""
+    def make(cls, user: str, texts: Iterable[str], rest: str = "") -> UserTexts:
+        """Return the texts that are long enough to search for, in all forms.
+
+        The starts of long texts are searched for too, unless ``rest``, other users' texts, has
+        them.
+        """
         found = {text for text in (user, *texts) if len(text) >= SHORTEST}
-        found |= {" ".join(text.split())[:EXCERPT] for text in found if len(text) > EXCERPT}
+        starts = {" ".join(text.split())[:EXCERPT] for text in found if len(text) > EXCERPT}
+        found |= {start for start in starts if start not in rest}
         forms = {form for text in found for form in _write_forms(text)}
         return cls(user, tuple(sorted(forms, key=len, reverse=True)))
 
@@ -94,17 +104,24 @@ class UserTexts:
 
 
 def _write_forms(text: str) -> Iterator[str]:
-    """Yield the text as it is, as JSON, and as HTML."""
+    """Yield the text as it is, as JSON, and as HTML by Python and by Jinja."""
     yield text
     yield json.dumps(text)[1:-1]
     yield json.dumps(text, ensure_ascii=False)[1:-1]
     yield html.escape(text)
+    yield html.escape(text).replace("&quot;", "&#34;").replace("&#x27;", "&#39;")
 
 
 def _read_identifiers(events: Path) -> set[str]:
     """Return words of the program that a row may have too, such as the names of metrics."""
     lines = map(json.loads, events.read_text(encoding="utf-8").splitlines())
     return {str(event[key]) for event in lines for key in IDENTIFIERS if key in event}
+
+
+def _read_examples(events: Path) -> set[str]:
+    """Return the examples of findings, which show rows in the log and in reports."""
+    lines = map(json.loads, events.read_text(encoding="utf-8").splitlines())
+    return {example for event in lines for example in event.get("examples", ())}
 
 
 def _read_data(plan: Plan) -> Iterator[tuple[str | None, str]]:
@@ -135,18 +152,21 @@ def forget_user(run: Path, plan: Plan, user: str) -> list[str]:
     """Delete a user from a run folder and the caches; return the files that still have texts.
 
     The paths are relative to the run folder. Files outside of it, such as exports, are not known.
-    The evaluations, from which the texts are known, and the store come last, so that a command that
-    was interrupted can be repeated.
+    The log and the evaluations, from which the texts are known, and the store come last, so that a
+    command that was interrupted can be repeated.
     """
     texts = UserTexts.find(run, plan, user)
-    _clear_events(run / "events.jsonl")
+    _clear_winner(run / WINNER_FOLDER, user)
+    last = ("evaluations", EVENTS, FOLDER, WINNER_FOLDER)
     for path in _list_files(run):
-        if path.parent.name not in ("evaluations", FOLDER):
+        if path.relative_to(run).parts[0] not in last:
             _replace_texts(path, texts)
     for name in CACHES:
         shutil.rmtree(cache_folder() / name, ignore_errors=True)
         for path in cache_folder().glob(f"{name}*"):
             path.unlink()
+    _clear_events(run / EVENTS)
+    _replace_texts(run / EVENTS, texts)
     for path in sorted((run / "evaluations").glob("*.jsonl")):
         _clear_evaluation(path, texts)
     Store(run).forget(user)
@@ -154,10 +174,30 @@ def forget_user(run: Path, plan: Plan, user: str) -> list[str]:
 
 
 def _list_files(run: Path) -> list[Path]:
-    """Return the files that may have texts of rows, and not those that were given to the run."""
+    """Return the files that may have texts of rows, and not those that were given to the run.
+
+    The shared adapter's folder has the words of the tokenizer. The store writes its index again
+    from the other users' entries.
+    """
     files = [path for path in sorted(run.rglob("*")) if path.is_file()]
-    shared = run / SHARED_ADAPTER  # has the words of the tokenizer
-    return [p for p in files if p.name not in ("lock", "run.toml") and shared not in p.parents]
+    shared, index = run / SHARED_ADAPTER, run / FOLDER / INDEX
+    given = ("lock", "run.toml")
+    return [p for p in files if p.name not in given and p != index and shared not in p.parents]
+
+
+def _clear_winner(folder: Path, user: str) -> None:
+    """Delete the user's rows from those that the run's winning baseline is built from."""
+    path = folder / "train.jsonl"
+    if not path.is_file():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    left = [line for line in lines if json.loads(line)["group"] != user]
+
+    def write(new: Path) -> None:
+        shutil.copytree(folder, new, dirs_exist_ok=True, ignore=lambda *_: [MANIFEST])
+        (new / path.name).write_text("".join(left), encoding="utf-8")
+
+    commit_folder(folder, write)
 
 
 def _clear_evaluation(path: Path, texts: UserTexts) -> None:

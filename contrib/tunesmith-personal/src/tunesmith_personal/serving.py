@@ -1,10 +1,11 @@
-"""Serve extension ``users``: the user's own adapter, loaded for the first request."""
+"""Serve extension ``users``: the user's own adapter or best baseline, opened when it is needed."""
 
 from __future__ import annotations
 
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,10 +18,12 @@ from tunesmith.offers import ServeExtensionOffer
 from tunesmith.options import Options
 from tunesmith_cli import render
 from tunesmith_cli.serving import ServedRequest, ServeExtension
-from tunesmith_personal.store import Store
+from tunesmith_personal.store import OWN, Entry, Store
 
 if TYPE_CHECKING:
+    from tunesmith_personal.baselines import UserBaselines
     from tunesmith_personal.segments import Layout
+    from tunesmith_torch.generation.text_model import TorchTextModel
 
 
 class PersonalServingOptions(Options):
@@ -38,16 +41,41 @@ class PersonalServingOptions(Options):
     serve: Literal["judged", "all"] = Field(
         default="judged",
         description=(
-            "judged: a user gets the own adapter only if the evaluator `user-gain` decided so. "
-            "all: every user with an own adapter gets it."
+            "judged: a user gets what the evaluator `user-gain` decided, the own adapter or the "
+            "best baseline. all: every user with an own adapter gets it."
         ),
     )
     resident: int = Field(
         default=64,
         ge=8,
         le=100_000,
-        description="Maximum number of adapters in memory; the least recently used is removed.",
+        description="Maximum number of users in memory; the least recently used is removed.",
     )
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """What all users' models are made of."""
+
+    shared: TorchTextModel
+    """Only copied, never run, so that its copies do not depend on answers in progress."""
+    layout: Layout
+    baselines: UserBaselines
+    """Has models that all users share, which run in the thread that answers."""
+
+    @classmethod
+    def read(cls, folder: Path, load: Callable[[Path], TextModel]) -> _Opened:
+        """Open the shared adapter in a folder."""
+        from tunesmith_personal.baselines import UserBaselines
+        from tunesmith_personal.segments import Layout
+        from tunesmith_personal.user_models import copy_with_adapter, open_base
+
+        layout, shared_P = Layout.read(folder)
+        shared: Any = load(folder)
+        same, base = copy_with_adapter(shared, layout, shared_P), open_base(shared, layout)
+        # The server encodes prompts for the users' own models in another thread.
+        same.template = base.template = shared.template.copy()
+        return cls(shared, layout, UserBaselines(same, base))
 
 
 class PersonalServing(ServeExtension):
@@ -57,8 +85,7 @@ class PersonalServing(ServeExtension):
         self._options, self._run = options, Path(options.run)
         self._key = secrets.token_bytes(16)
         self._store: Store | None = None
-        self._shared: Any = None
-        self._layout: Layout | None = None
+        self._opened: _Opened | None = None
         self._resident: OrderedDict[str, str] = OrderedDict()
         """User of each served model's name, the least recently used first."""
         self._loaded: set[str] = set()
@@ -81,10 +108,10 @@ class PersonalServing(ServeExtension):
         entry = self.store.find(user)
         if entry is None:
             raise UsageError("there is no user of this name")
-        is_judged = entry.served == "own" or self._options.serve == "all"
-        if not entry.has_adapter or not is_judged:
+        served = self._decide(entry)
+        if served == "shared":
             return "tuned"
-        name = self._name(user, entry.sha256 or "")
+        name = self._name(user, served, entry.sha256 or "")
         self._resident[name] = user
         self._resident.move_to_end(name)
         return name
@@ -102,31 +129,38 @@ class PersonalServing(ServeExtension):
                 changes[name] = self._load(self._resident[name], load)
             except (TunesmithError, OSError) as error:  # this user's requests fail, no others
                 del self._resident[name]
-                render.print_note(f"users: cannot load an adapter: {error}", style="bad")
+                render.print_note(f"users: cannot open a user's model: {error}", style="bad")
             else:
                 self._loaded.add(name)
         return changes
 
+    def _decide(self, entry: Entry) -> str:
+        """Return what a user gets: the own adapter, or the name of a baseline."""
+        if entry.has_adapter and self._options.serve == "all":
+            return OWN
+        return entry.served or "shared"
+
     def _load(self, user: str, load: Callable[[Path], TextModel]) -> TextModel:
-        from tunesmith_personal.segments import Layout
         from tunesmith_personal.technique import SHARED_ADAPTER
         from tunesmith_personal.user_models import copy_with_adapter
 
-        if self._layout is None:
-            folder = self._run / SHARED_ADAPTER
-            self._layout, self._shared = Layout.read(folder)[0], load(folder)
-        vector_P = self.store.vector(self.store.require(user))
-        return copy_with_adapter(self._shared, self._layout, vector_P)
+        if self._opened is None:
+            self._opened = _Opened.read(self._run / SHARED_ADAPTER, load)
+        opened, entry = self._opened, self.store.require(user)
+        served = self._decide(entry)
+        if served == OWN:
+            return copy_with_adapter(opened.shared, opened.layout, self.store.vector(entry))
+        return opened.baselines.build(served, *self.store.read_examples(user))
 
-    def _name(self, user: str, digest: str) -> str:
+    def _name(self, user: str, served: str, digest: str) -> str:
         """Return a name that reveals nothing about the user, and is new for a new adapter."""
-        content = f"{user}\0{digest}".encode("utf-8", "surrogatepass")
+        content = f"{user}\0{served}\0{digest}".encode("utf-8", "surrogatepass")
         return f"user-{blake2b(content, key=self._key, digest_size=12).hexdigest()}"
 
 
 USERS: ServeExtensionOffer[PersonalServingOptions] = ServeExtensionOffer(
     name="users",
-    summary="the own adapter of the user that a header names",
+    summary="the own adapter, or the best baseline, of the user that a header names",
     config=PersonalServingOptions,
     build=PersonalServing,
     headers=lambda options: (options.header,),

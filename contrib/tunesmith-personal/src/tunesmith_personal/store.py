@@ -3,7 +3,8 @@
 ::
 
     users/
-      index.sqlite            a row per user: bank, row in it, SHA-256, training, decision
+      index.sqlite            a row per user: bank, row in it, SHA-256, training, decision;
+                              the training rows of users who get a baseline that needs them
       bank-3f2a....safetensors    the vectors of some users, [users, P]
 
 Readers map a bank into memory and read one row, which they compare with its SHA-256. A bank is
@@ -11,17 +12,19 @@ written under a new name before the index refers to it, in one transaction, and 
 crash leaves either the old or the new state, and at most a bank that no row refers to, which the
 next writer deletes.
 
-The index has the users' names and numbers about their training, but none of their texts.
+The index has the users' names, and numbers about their training. It has texts only of users whose
+best baseline shows their rows to a model, or learns from them.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -32,13 +35,17 @@ from torch import Tensor
 from tunesmith.errors import IntegrityError, UsageError
 from tunesmith.storage import write_atomic
 from tunesmith.text import one_line, suggest_name
+from tunesmith_evidence.tasks.examples import Example
 
 FOLDER, INDEX, TENSOR = "users", "index.sqlite", "vectors"
+OWN = "own"
+"""The decision that a user gets the own adapter."""
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS users (user TEXT PRIMARY KEY, note TEXT NOT NULL, rows INTEGER, "
     "steps INTEGER, first_loss REAL, best_loss REAL, bank TEXT, place INTEGER, sha256 TEXT, "
-    "served TEXT, probability REAL) WITHOUT ROWID",
+    "served TEXT, probability REAL, low REAL, high REAL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS examples (user TEXT PRIMARY KEY, k INTEGER, rows TEXT NOT NULL)",
     "CREATE INDEX IF NOT EXISTS banks ON users (bank, place)",
 )
 
@@ -63,6 +70,9 @@ class Entry:
     """``own``, or the name of the best baseline; None: not measured."""
     probability: float | None = None
     """Probability that the own adapter beats the best baseline."""
+    low: float | None = None
+    """Bounds of the 95 % interval of the own adapter's gain over the best baseline."""
+    high: float | None = None
 
     @property
     def has_adapter(self) -> bool:
@@ -72,6 +82,20 @@ class Entry:
 
 _COLUMNS = [field.name for field in fields(Entry)]
 """The columns of the table ``users``, in the same order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What a user gets, and the evidence for it."""
+
+    user: str
+    served: str
+    """:data:`OWN`, or the name of a baseline."""
+    probability: float | None = None
+    interval: tuple[float, float] | tuple[None, None] = (None, None)
+    k: int = 0
+    examples: Sequence[Example] = ()
+    """The rows that the baseline needs to answer, and the number of them that a prompt shows."""
 
 
 class Store:
@@ -130,8 +154,8 @@ class Store:
     @contextmanager
     def _read(self) -> Iterator[sqlite3.Connection]:
         path = self.folder / INDEX
-        try:
-            with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as index:
+        try:  # a reader must be able to undo the transaction of a killed process
+            with closing(sqlite3.connect(f"file:{path}?mode=rw", uri=True)) as index:
                 yield index
         except sqlite3.DatabaseError as error:
             raise IntegrityError(
@@ -152,6 +176,13 @@ class Store:
     def find(self, user: str) -> Entry | None:
         """Return a user, or None if the store does not have this name."""
         return next(iter(self._select("SELECT * FROM users WHERE user = ?", user)), None)
+
+    def read_examples(self, user: str) -> tuple[list[Example], int]:
+        """Return the rows that a user's baseline needs, and the number of them in a prompt."""
+        query = "SELECT rows, k FROM examples WHERE user = ?"
+        with self._read() as index:
+            rows, k = index.execute(query, (user,)).fetchone() or ("[]", 0)
+        return [Example(*row) for row in json.loads(rows)], k
 
     def _select(self, query: str, *values: str) -> list[Entry]:
         with self._read() as index:
@@ -210,26 +241,30 @@ class Store:
             )
         with self._write() as index:
             index.executemany(
-                "INSERT INTO users VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO users VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [tuple(vars(entry)[name] for name in _COLUMNS) for entry in placed.values()],
             )
 
-    def record_decisions(self, decisions: Iterable[tuple[str, str, float | None]]) -> None:
-        """Store the model that each user gets, and the probability that the own adapter is better.
-
-        A decision is a user, ``own`` or the name of a baseline, and a probability, which is None
-        for a user without an own adapter.
-        """
+    def record_decisions(self, decisions: Sequence[Decision]) -> None:
+        """Store what each user gets, in place of earlier decisions."""
+        rows = [
+            (d.k, json.dumps([*map(astuple, d.examples)]), d.user) for d in decisions if d.examples
+        ]
         with self._write() as index:
             index.executemany(
-                "UPDATE users SET served = ?, probability = ? WHERE user = ?",
-                [(served, probability, user) for user, served, probability in decisions],
+                "UPDATE users SET served = ?, probability = ?, low = ?, high = ? WHERE user = ?",
+                [(d.served, d.probability, *d.interval, d.user) for d in decisions],
+            )
+            index.executemany("DELETE FROM examples WHERE user = ?", [(d.user,) for d in decisions])
+            index.executemany(
+                "INSERT INTO examples SELECT user, ?, ? FROM users WHERE user = ?", rows
             )
 
     def forget(self, user: str) -> None:
         """Delete a user: rewrite the bank without the user's row, then the index.
 
-        The vectors of the other users keep their bits.
+        The vectors of the other users keep their bits. The user is known until the former bank has
+        been deleted, so that a command that was interrupted can be repeated.
         """
         entry = self.require(user)
         others: list[Entry] = []
@@ -243,10 +278,12 @@ class Store:
         with self._write() as index:
             index.executemany(
                 "UPDATE users SET bank = ?, place = ? WHERE user = ?",
-                [(bank, place, e.user) for place, e in enumerate(others)],
+                [(None, None, user), *((bank, place, e.user) for place, e in enumerate(others))],
             )
-            index.execute("DELETE FROM users WHERE user = ?", (user,))
         self.remove_unused_banks()
+        with self._write() as index:
+            index.execute("DELETE FROM users WHERE user = ?", (user,))
+            index.execute("DELETE FROM examples WHERE user = ?", (user,))
         with closing(sqlite3.connect(self.folder / INDEX)) as index:
             index.execute("VACUUM")  # otherwise deleted names stay in free pages
 

@@ -56,6 +56,12 @@ class UserModels:
         return copy_with_adapter(self.shared, self.layout, self.store.vector(entry))
 
 
+def open_base(shared: TorchTextModel, layout: Layout) -> TorchTextModel:
+    """Return the base model as the model with an adapter of zeros, which adds exactly 0."""
+    sizes = [torch.Size(shape).numel() for shape in layout.shapes.values()]
+    return copy_with_adapter(shared, layout, torch.zeros(sum(sizes)))
+
+
 @torch.no_grad()
 def copy_with_adapter(shared: TorchTextModel, layout: Layout, vector_P: Tensor) -> TorchTextModel:
     """Return the model with a user's adapter in place of the shared one.
