@@ -1,8 +1,8 @@
 """Attention to cached tokens: the prefix that all rows share, and each row's own tokens.
 
 Shapes: B rows, T new tokens, P tokens of the common prefix, S slots of the cache, H heads of
-queries, K heads of keys and values, D head width, R = T * H / K queries per row and head of keys,
-N = B * R.
+queries, K heads of keys and values, D head width. A row has R = T * H / K queries per head of keys,
+and all rows together have N.
 
 A :class:`Prefix` is computed once and stored once for all rows. The queries of all rows are
 multiplied with its keys in one product. With p and q, the logarithms of the sums of ``exp(score)``

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from generation_cases import VOCABULARY, make_prompts, varied_model
+from generation_cases import END, VOCABULARY, generate_one, make_prompts, varied_model
 from transformers import PreTrainedModel
 
 from tunesmith_torch.generation.cache_check import can_use_cached_attention
@@ -89,25 +89,43 @@ def test_guesses_end_where_a_row_ends(model: PreTrainedModel, plain: list[tuple[
     assert (answer.ids, answer.finish_reason) == (expected[:stop], "stop")
 
 
-def test_a_row_that_joins_ends_the_guesses(
-    model: PreTrainedModel, plain: list[tuple[int, ...]]
-) -> None:
-    """Rows join, run together and leave, while the first row has unused guesses."""
-    prompts = make_prompts(4)
-    with ContinuousBatch(model, end_ids=NEVER) as batch:
-        first = RunningSequence(prompt=prompts[0], max_new_tokens=LIMIT)
-        batch.add(first)
-        others = []
-        for number, prompt in enumerate(prompts[1:], start=1):
-            for _ in range(9):
-                assert len(batch.step()) >= 1
-            others.append(RunningSequence(prompt=prompt, max_new_tokens=number))
-            batch.add(others[-1])
+def test_right_and_wrong_guesses_change_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model whose tokens depend on all earlier ones, and guesses that are right up to a point."""
+    model = varied_model()
+    for prompt in make_prompts(4):
+        expected = generate_one(model, prompt, LIMIT)
+
+        def guess(_: object, generated: list[int], limit: int, **__: int) -> list[int]:
+            count = len(generated)
+            right = expected[count : count + count % 4]  # noqa: B023 - called in this iteration
+            return [*right, 7, 8][:limit]
+
+        monkeypatch.setattr(PromptLookup, "guess", guess)
+        with recorded_steps(model) as steps:
+            (answer,) = generate(model, [prompt], max_new_tokens=LIMIT, end_ids=END)
+        assert answer.ids == expected
+        assert max(steps[-len(expected) :]) > 3 or len(expected) < 4
+
+
+def test_unused_guesses_end_when_a_row_joins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next token equals an unused guess, which was made for an earlier position."""
+    model, prompts = varied_model(), make_prompts(4)
+    expected = [generate_one(model, prompt, LIMIT) for prompt in prompts]
+    first, other = max(range(4), key=lambda row: len(expected[row])), 0
+
+    def guess(_: object, generated: list[int], limit: int, **__: int) -> list[int]:
+        return [*expected[first][len(generated) + 2 : len(generated) + 3]] * min(limit, 2)
+
+    monkeypatch.setattr(PromptLookup, "guess", guess)
+    with ContinuousBatch(model, end_ids=END) as batch:
+        row = RunningSequence(prompt=prompts[first], max_new_tokens=LIMIT)
+        batch.add(row)
+        for _ in range(2):
+            batch.step()
+        batch.add(RunningSequence(prompt=prompts[other], max_new_tokens=3))
         while batch.step():
             pass
-    assert tuple(first.ids) == plain[0]
-    for number, other in enumerate(others, start=1):
-        assert tuple(other.ids) == plain[number][:number]
+    assert len(row.ids) > 8 and tuple(row.ids) == expected[first]
 
 
 def test_a_step_gives_one_token_although_it_computes_several(model: PreTrainedModel) -> None:
