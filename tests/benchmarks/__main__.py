@@ -106,9 +106,12 @@ def measure(
     shape = _shape_name(options)
     if "generation" in tables:
         rounds = options.rounds or (1 if options.quick else 3)
-        results["generation"] = machine.date_and_load() | measure_generation(
-            models / shape, shape, rounds
-        )
+        shapes = [shape] if options.quick or options.toy else [shape, "m135"]
+        results["generation"] = [
+            machine.date_and_load() | measure_generation(models / name, name, precision, rounds)
+            for name in shapes
+            for precision in ("fp32", *(["bf16"] if machine.has_bf16_arithmetic() else []))
+        ]
     if "overhead" in tables:
         rounds = options.rounds or (3 if options.quick else 11)
         results["overhead"] = machine.date_and_load() | measure_overhead(models / "toy", rounds)
@@ -158,14 +161,15 @@ def _shape_name(options: argparse.Namespace) -> str:
     return "toy" if options.toy else "s40"
 
 
-def measure_generation(folder: Path, shape: str, rounds: int) -> dict[str, Any]:
+def measure_generation(folder: Path, shape: str, precision: str, rounds: int) -> dict[str, Any]:
     """Measure generation in a separate process, like everything."""
     build_model(SHAPES[shape], folder)
     out = folder.parent / "generation.json"
-    command = [sys.executable, "-m", "tests.benchmarks.generation", folder, str(rounds), out]
+    arguments = [str(folder), precision, str(rounds), str(out)]
+    command = [sys.executable, "-m", "tests.benchmarks.generation", *arguments]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     result: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
-    return result
+    return {"model": SHAPES[shape].name, **result}
 
 
 def measure_preparation(folder: Path, rounds: int) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 An untrained model hardly ever ends an answer, so one token in 64 counts as an end token, for both.
 Answers are sampled from the same distribution and are not equal, so tokens of answers per second
-are compared, end tokens included. ``python -m tests.benchmarks.generation FOLDER ROUNDS OUT``.
+are compared, end tokens included.
+
+``python -m tests.benchmarks.generation FOLDER PRECISION ROUNDS OUT``
 """
 
 from __future__ import annotations
@@ -27,8 +29,11 @@ def make_prompts(vocabulary: int, *, shared: int, count: int = 32) -> list[list[
     return [prefix + rng.integers(3, vocabulary, length).tolist() for length in lengths]
 
 
-def measure(folder: str, rounds: int) -> dict[str, Any]:
-    """Measure both in turn in one process, in wall-clock and CPU time."""
+def measure(folder: str, precision_name: str, rounds: int) -> dict[str, Any]:
+    """Measure both in turn in one process, in wall-clock and CPU time.
+
+    ``precision_name``: "fp32" or "bf16".
+    """
     import torch
 
     from tunesmith_torch.kernels.packed_linear import pack_linears
@@ -38,7 +43,7 @@ def measure(folder: str, rounds: int) -> dict[str, Any]:
 
     keep_freed_memory()
     device = pick_device("cpu")
-    precision = pick_precision(device)
+    precision = pick_precision(device, precision_name)  # type: ignore[arg-type]
     base = load_model(Path(folder), device, precision, packing=True)
     pack_linears(base.model)
     padded = load_model(Path(folder), device, precision, packing=False)
@@ -96,8 +101,8 @@ def _run_transformers(model: Any, prompts: list[list[int]], ends: list[int], see
 
 
 def main() -> None:
-    results = measure(sys.argv[1], int(sys.argv[2]))
-    Path(sys.argv[3]).write_text(json.dumps(results), encoding="utf-8")
+    results = measure(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    Path(sys.argv[4]).write_text(json.dumps(results), encoding="utf-8")
 
 
 if __name__ == "__main__":

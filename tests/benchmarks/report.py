@@ -131,7 +131,11 @@ def _comparison(result: dict[str, Any]) -> str:
             )
 
 
-def _generation(results: dict[str, Any]) -> str:
+def _generation(tables: list[dict[str, Any]]) -> str:
+    return "\n\n".join(map(_generation_of_model, tables))
+
+
+def _generation_of_model(results: dict[str, Any]) -> str:
     rows = []
     for key, name in (("apart", "nothing shared"), ("shared", "256 tokens shared")):
         tunesmith_runs = results[key]["tunesmith"]
@@ -153,7 +157,7 @@ def _generation(results: dict[str, Any]) -> str:
     head = ["32 prompts", "tunesmith, tokens/s", "`generate`", "times"]
     head += ["tunesmith, per CPU second", "`generate`", "times"]
     return (
-        f"## Generation, 40M Llama, {results['precision']}\n\n"
+        f"## Generation, {results['model']}, {results['precision']}\n\n"
         f"Sampled answers of at most {results['limit']} tokens with different lengths, "
         "compared with transformers' `model.generate` on the full batch"
         f"{_date_and_load(results)}.\n\n{_table(head, rows)}"

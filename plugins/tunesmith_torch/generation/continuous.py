@@ -36,7 +36,7 @@ from tunesmith_torch.generation.cache_check import can_use_cached_attention
 from tunesmith_torch.generation.generate import generate, group_by_length, remove_rows
 from tunesmith_torch.generation.kv_cache import DecodingCache
 from tunesmith_torch.generation.merged_lora import merged_adapters
-from tunesmith_torch.generation.prefill import decode_next, prefill
+from tunesmith_torch.generation.prefill import decode_rows, prefill
 from tunesmith_torch.generation.sampling import Sampler
 from tunesmith_torch.generation.sequences import PartialSequence, append_next_tokens
 from tunesmith_torch.kernels.rotary_lengths import length_classes, reset_rotary_state
@@ -205,7 +205,8 @@ class ContinuousBatch:
 
     def _decode(self) -> list[RunningSequence]:
         running = list(self._active)
-        logits_BV = decode_next(self._open(), self._tokens_B, self._cache)
+        limit = running[0].max_new_tokens - len(running[0].ids) - 1
+        logits_BV = decode_rows(self._open(), running, self._tokens_B, self._cache, limit)
         self._tokens_B = self._append(logits_BV, running)
         self._has_joined = False
         return running

@@ -36,7 +36,7 @@ from tunesmith_torch.generation.cache_check import can_use_cached_attention
 from tunesmith_torch.generation.constraints import TokenConstraint
 from tunesmith_torch.generation.kv_cache import DecodingCache
 from tunesmith_torch.generation.merged_lora import merged_adapters
-from tunesmith_torch.generation.prefill import decode_next, prefill
+from tunesmith_torch.generation.prefill import decode_rows, prefill
 from tunesmith_torch.generation.sampling import Sampler
 from tunesmith_torch.generation.sequences import (
     GeneratedSequence,
@@ -190,7 +190,8 @@ def _decode(
                 )
                 active += new_rows
             else:
-                logits_NV = decode_next(model, tokens_B, cache)
+                limit = settings.max_new_tokens - len(active[0].ids) - 1
+                logits_NV = decode_rows(model, active, tokens_B, cache, limit)
                 new_rows, tokens_B = active, tokens_B[:0]
             # After a prefill, tokens_B keeps the last tokens of the earlier rows, and the new rows
             # append theirs. After a decoding step it is empty here, and all rows get a new token.

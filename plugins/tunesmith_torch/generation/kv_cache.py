@@ -1,6 +1,6 @@
 """A key-value cache whose rows come and go while a batch is being decoded.
 
-Shapes: L layers, B rows, K heads of keys and values, S slots, D head width.
+Shapes: L layers, B rows, T new tokens, K heads of keys and values, S slots, D head width.
 
 The rows are aligned at their *end*, so a decoding step writes one slice per layer for rows of any
 length. Three rows of 6, 3 and 5 tokens, before the step that writes slot 8::
@@ -24,11 +24,13 @@ class for such implementations.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import Cache, DynamicCache
 
 from tunesmith_torch.generation.prefix_attention import Prefix
@@ -40,8 +42,8 @@ MIN_GROWTH = 64
 class DecodingCache(Cache):  # type: ignore[misc]  # transformers comes without types
     """The keys and values of the rows that are being decoded.
 
-    One tensor holds the keys of all layers, transposed for the product with a single query. Another
-    holds the values. So moving a row takes one copy per tensor.
+    One tensor holds the keys of all layers, another the values. So moving a row takes one copy per
+    tensor.
     """
 
     def __init__(self, prefix: Prefix | None) -> None:
@@ -49,11 +51,13 @@ class DecodingCache(Cache):  # type: ignore[misc]  # transformers comes without 
         self.prefix_length = 0 if prefix is None else prefix.length
         self.end = 0
         self._first_slots: list[int] = []
-        self._keys_LBKDS = self._values_LBKSD = torch.empty(0, 0, 0, 0, 0)
+        self._keys_LBKSD = self._values_LBKSD = torch.empty(0, 0, 0, 0, 0)
         self._views: list[tuple[Tensor, Tensor]] = []
         self._first_slot_B1 = torch.empty(0, 1)
         self._bias_B11S: Tensor | None = None
         self._used_window = 0, 0
+        self.ahead: deque[tuple[int, Tensor]] = deque()
+        """Guesses of the only row, stored from slot ``end`` on, with the logits after them."""
 
     @property
     def num_rows(self) -> int:
@@ -70,14 +74,12 @@ class DecodingCache(Cache):  # type: ignore[misc]  # transformers comes without 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """Store one token per row and return all keys and values, shape BKSD."""
-        keys_BKDS, values_BKSD = self._views[layer_idx]
-        keys_BKDS.select(3, self.end).copy_(key_states.squeeze(2))
-        values_BKSD.select(2, self.end).copy_(value_states.squeeze(2))
+        """Store the new tokens of each row and return all keys and values, shape BKSD."""
+        keys_BKSD, values_BKSD = self._views[layer_idx]
         start, width = self._used_window
-        return keys_BKDS.narrow(3, start, width).transpose(2, 3), values_BKSD.narrow(
-            2, start, width
-        )
+        new = slice(self.end, start + width)
+        keys_BKSD[:, :, new], values_BKSD[:, :, new] = key_states, value_states
+        return keys_BKSD.narrow(2, start, width), values_BKSD.narrow(2, start, width)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Return the length of the longest row in tokens, including the common prefix."""
@@ -85,19 +87,23 @@ class DecodingCache(Cache):  # type: ignore[misc]  # transformers comes without 
 
     # Called by the decoding loop.
 
-    def next_inputs(self) -> dict[str, Any]:
-        """Make room for one more token per row; return the model's inputs other than the tokens."""
-        if self.end == self._keys_LBKDS.shape[-1]:
+    def next_inputs(self, tokens: int = 1) -> dict[str, Any]:
+        """Make room for new tokens of each row; return the model's inputs other than them.
+
+        Only a row that is alone may have several new tokens.
+        """
+        if self.end + tokens > self._keys_LBKSD.shape[3]:
             self._reallocate(self.num_rows, self.end - self.start)
             self._update_views()
-        start = self.start
-        self._used_window = start, self.end + 1 - start
-        bias = self._bias_B11S
-        return {
-            "position_ids": self.prefix_length + self.end - self._first_slot_B1,
-            "attention_mask": None if bias is None else bias[..., : self._used_window[1]],
-            "use_cache": True,
-        }
+        width = self.end + tokens - self.start
+        self._used_window = self.start, width
+        position_BT = self.prefix_length + self.end - self._first_slot_B1
+        bias = None if self._bias_B11S is None else self._bias_B11S[..., :width]
+        if tokens > 1:
+            position_BT = position_BT + torch.arange(tokens, device=position_BT.device)
+            future_TT = self._keys_LBKSD.new_full((tokens, tokens), float("-inf")).triu_(1)
+            bias = functional.pad(future_TT, (width - tokens, 0))[None, None]
+        return {"position_ids": position_BT, "attention_mask": bias, "use_cache": True}
 
     def add_rows(
         self, cache: DynamicCache, source_rows: Sequence[int], lengths: Sequence[int]
@@ -111,12 +117,12 @@ class DecodingCache(Cache):  # type: ignore[misc]  # transformers comes without 
         rows = self.num_rows + len(source_rows)
         if not self._first_slots:
             self.end = 0
-        if rows > self._keys_LBKDS.shape[1] or tokens > self.end:
+        if rows > self._keys_LBKSD.shape[1] or tokens > self.end:
             self._reallocate(rows, max(self.end - self.start, tokens), source_cache=cache)
         index = torch.tensor(source_rows, device=cache.layers[0].keys.device)
         row_slice, span = slice(self.num_rows, rows), slice(self.end - tokens, self.end)
         for layer, new_layer in enumerate(cache.layers):
-            self._keys_LBKDS[layer, row_slice, :, :, span] = new_layer.keys[index].transpose(2, 3)
+            self._keys_LBKSD[layer, row_slice, :, span] = new_layer.keys[index]
             self._values_LBKSD[layer, row_slice, :, span] = new_layer.values[index]
         self._first_slots += [self.end - length for length in lengths]
         self._update_views()
@@ -133,12 +139,8 @@ class DecodingCache(Cache):  # type: ignore[misc]  # transformers comes without 
         moved_indices = [row for row in range(num_left, self.num_rows) if row not in removed]
         if moved_indices:
             span = slice(self.start, self.end)
-            self._keys_LBKDS[:, free_indices, ..., span] = self._keys_LBKDS[
-                :, moved_indices, ..., span
-            ]
-            self._values_LBKSD[:, free_indices, :, span] = self._values_LBKSD[
-                :, moved_indices, :, span
-            ]
+            for table in (self._keys_LBKSD, self._values_LBKSD):
+                table[:, free_indices, :, span] = table[:, moved_indices, :, span]
         for free, moved in zip(free_indices, moved_indices, strict=True):
             self._first_slots[free] = self._first_slots[moved]
         del self._first_slots[num_left:]
@@ -148,34 +150,35 @@ class DecodingCache(Cache):  # type: ignore[misc]  # transformers comes without 
     def _reallocate(self, rows: int, width: int, source_cache: DynamicCache | None = None) -> None:
         """Copy the cache to new tensors with ``width`` used slots and room to grow."""
         slots = width + max(MIN_GROWTH, width // 4)
-        old_keys, old_values = self._keys_LBKDS, self._values_LBKSD
+        old_keys, old_values = self._keys_LBKSD, self._values_LBKSD
         if source_cache is None or self.num_rows:
-            L, B, K, D, _ = old_keys.shape
+            L, B, K, _, D = old_keys.shape
             example_keys, value_width = old_keys, old_values.shape[-1]
         else:
             example_keys = source_cache.layers[0].keys
             (_, K, _, D), L, B = example_keys.shape, len(source_cache.layers), 0
             value_width = source_cache.layers[0].values.shape[-1]
         # Zeros, not uninitialized memory: a masked slot has weight 0, but 0 times NaN is NaN.
-        self._keys_LBKDS = example_keys.new_zeros(L, max(rows, B), K, D, slots)
+        self._keys_LBKSD = example_keys.new_zeros(L, max(rows, B), K, slots, D)
         self._values_LBKSD = example_keys.new_zeros(L, max(rows, B), K, slots, value_width)
         used_rows, used_slots = self.num_rows, slice(self.start, self.end)
         span = slice(width - (self.end - self.start), width)
         if used_rows:
-            self._keys_LBKDS[:, :used_rows, ..., span] = old_keys[:, :used_rows, ..., used_slots]
+            self._keys_LBKSD[:, :used_rows, :, span] = old_keys[:, :used_rows, :, used_slots]
             self._values_LBKSD[:, :used_rows, :, span] = old_values[:, :used_rows, :, used_slots]
         self._first_slots = [first + width - self.end for first in self._first_slots]
         self.end = width
 
     def _update_views(self) -> None:
         """Recompute the views and the mask after rows were added, removed or moved."""
-        keys, values, rows = self._keys_LBKDS, self._values_LBKSD, self.num_rows
+        self.ahead.clear()  # the guesses of a row that is no longer alone, or has moved
+        keys, values, rows = self._keys_LBKSD, self._values_LBKSD, self.num_rows
         views = keys[:, :rows].unbind(0), values[:, :rows].unbind(0)
         self._views = list(zip(*views, strict=True))
         self._first_slot_B1 = torch.tensor(self._first_slots, device=keys.device).view(-1, 1)
         self._bias_B11S = None
         if rows and max(self._first_slots) > self.start:
-            column_S = torch.arange(self.start, keys.shape[-1], device=keys.device)
+            column_S = torch.arange(self.start, keys.shape[3], device=keys.device)
             bias_BS = keys.new_zeros(rows, len(column_S))
             bias_BS.masked_fill_(column_S < self._first_slot_B1, float("-inf"))
             self._bias_B11S = bias_BS[:, None, None, :]

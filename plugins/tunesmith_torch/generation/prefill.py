@@ -1,10 +1,12 @@
 """Run the model on the prompts of new rows, and store their keys and values in the cache.
 
-Shapes: B distinct prompts, N rows, T tokens of the longest prompt, V vocabulary.
+Shapes: B distinct prompts or rows, N rows, T tokens of the longest prompt or of each row, V
+vocabulary.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 
 import torch
@@ -13,6 +15,8 @@ from transformers import DynamicCache, PreTrainedModel
 
 from tunesmith_torch.generation import prefix_attention, prefix_cache
 from tunesmith_torch.generation.kv_cache import DecodingCache
+from tunesmith_torch.generation.prompt_lookup import PromptLookup
+from tunesmith_torch.generation.sequences import PartialSequence
 
 
 def prefill(
@@ -48,15 +52,47 @@ def prefill(
         # A tensor index instead of a number. A number gives a view of the hidden states, and a bf16
         # head on a CPU takes hundreds of times as long for a view, and gigabytes.
         logits_to_keep=torch.tensor([longest - 1], device=device),
-        **{prefix_cache.cache_argument_name(model): prompt_cache},
+        **{prefix_cache.cache_argument_name(type(model).forward): prompt_cache},
     ).logits[:, -1]
     cache.add_rows(prompt_cache, prompt_of_row, [len(prompt) for prompt in prompts])
     return logits_BV[torch.tensor(prompt_of_row, device=device)]
 
 
+def decode_rows(
+    model: PreTrainedModel,
+    rows: Sequence[PartialSequence],
+    tokens_B: Tensor,
+    cache: DecodingCache,
+    limit: int,
+) -> Tensor:
+    """Append the last token of each row to the cache and return the logits after it, shape BV.
+
+    A row that is alone also computes guesses of its next tokens, at most ``limit``.
+    """
+    if len(rows) > 1:
+        return decode_next(model, tokens_B, cache)
+    row, ahead = rows[0], cache.ahead
+    if ahead and ahead[0][0] == row.ids[-1]:
+        cache.end += 1
+        return ahead.popleft()[1]
+    if row.lookup is None:
+        row.lookup = PromptLookup(row.prompt)
+    guesses = row.lookup.guess(row.ids, limit, num_wrong=len(ahead))
+    ids_1T = torch.tensor([[row.ids[-1], *guesses]], device=tokens_B.device)
+    first, *others = _decode(model, ids_1T, cache).unbind(1)
+    cache.ahead = deque(zip(guesses, others, strict=True))
+    return first
+
+
 def decode_next(model: PreTrainedModel, tokens_B: Tensor, cache: DecodingCache) -> Tensor:
     """Append one token to each row of the cache and return the logits after it, shape BV."""
-    inputs = {prefix_cache.cache_argument_name(model): cache, **cache.next_inputs()}
-    logits_BV: Tensor = model(input_ids=tokens_B[:, None], **inputs).logits[:, -1]
+    return _decode(model, tokens_B[:, None], cache)[:, 0]
+
+
+def _decode(model: PreTrainedModel, ids_BT: Tensor, cache: DecodingCache) -> Tensor:
+    """Store T tokens per row, append the first, and return the logits after each, shape BTV."""
+    name = prefix_cache.cache_argument_name(type(model).forward)
+    inputs = {name: cache, **cache.next_inputs(ids_BT.shape[1])}
+    logits_BTV: Tensor = model(input_ids=ids_BT, **inputs).logits
     cache.end += 1
-    return logits_BV
+    return logits_BTV

@@ -1,19 +1,21 @@
 """Attention to cached tokens: the prefix that all rows share, and each row's own tokens.
 
 Shapes: B rows, T new tokens, P tokens of the common prefix, S slots of the cache, H heads of
-queries, K heads of keys and values, G = H / K, D head width, R = B * G.
+queries, K heads of keys and values, D head width. A row has R = T * H / K queries per head of keys,
+and all rows together have N.
 
-A :class:`Prefix` is computed once and stored once for all rows. When each row decodes one token,
-one matrix product multiplies the queries of all rows with the keys of the prefix. One softmax spans
-the scores of both parts::
+A :class:`Prefix` is computed once and stored once for all rows. The queries of all rows are
+multiplied with its keys in one product. With p and q, the logarithms of the sums of ``exp(score)``
+over both parts, the output of row b is that of one softmax over all scores::
 
-    scores of row b    [ q_b @ prefix keys | q_b @ own keys ]  -> softmax ->  weights
-    output of row b      weights[:P] @ prefix values  +  weights[P:] @ own values
+    prefix        out_p, p = attention(q_b, prefix keys, prefix values)
+    own tokens    out_q, q = attention(q_b, own keys, own values)
+    output        out_q + sigmoid(p - q) (out_p - out_q)
 
-This is the idea of Hydragen (Juravsky et al. 2024, arXiv 2402.05099, section 3), with one softmax
-instead of two.
+This is Hydragen (Juravsky et al. 2024, arXiv 2402.05099, section 3). On a CPU, torch's fused kernel
+returns both. On a GPU, it does not return the sums, and one softmax spans the scores of both parts.
 
-The module only uses public interfaces of transformers: an attention function registered by name,
+Of transformers, the module only uses public interfaces: an attention function registered by name,
 and 4-dimensional masks, which models pass on unchanged.
 """
 
@@ -31,9 +33,7 @@ from torch.nn import functional
 from transformers import AttentionInterface, PreTrainedModel
 
 ATTENTION_NAME = "tunesmith_cached"
-QUERY_BLOCK = 64
-"""Number of queries per block on a CPU."""
-
+_fused_attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _SCORE_OPTIONS = ("softcap", "s_aux", "position_bias", "sinks")
 """Options that change attention scores and are not implemented here."""
 
@@ -102,40 +102,94 @@ def _attention(
     scale = options.get("scaling") or query.shape[-1] ** -0.5
     prefix, layer = _prefix.get(), cast(int, module.layer_idx)
     layer_prefix = None if prefix is None else (prefix.keys[layer], prefix.values[layer])
-    if query.shape[2] == 1:
+    if query.is_cpu and query.shape[-1] == value.shape[-1]:
+        return _attention_on_cpu(query, key, value, attention_mask, layer_prefix, scale), None
+    if query.shape[2] == 1 or query.shape[2] < key.shape[2]:  # there are cached tokens
         return _decode(query * scale, key, value, attention_mask, layer_prefix), None
     return _prefill(query, key, value, attention_mask, layer_prefix, scale), None
 
 
-def _decode(
-    query_BH1D: Tensor,
+def _attention_on_cpu(
+    query_BHTD: Tensor,
     key_BKSD: Tensor,
     value_BKSD: Tensor,
-    bias_B11S: Tensor | None,
+    mask: Tensor | None,
+    prefix: tuple[Tensor, Tensor] | None,
+    scale: float,
+) -> Tensor:
+    """Compute attention with torch's fused kernel; return shape BTHD."""
+    B, H, T, D = query_BHTD.shape
+    attend = _attend_to_prompt if key_BKSD.shape[2] == T > 1 else _attend_to_cache
+    out_BHTD, own_BHT = attend(query_BHTD, key_BKSD, value_BKSD, mask, scale)
+    if prefix is not None:
+        query_1HND = query_BHTD.transpose(0, 1).reshape(1, H, B * T, D)
+        shared_1HND, shared_1HN = _fused_attention(query_1HND, *prefix, scale=scale)
+        share_BHT = (shared_1HN.reshape(H, B, T).transpose(0, 1) - own_BHT).sigmoid()
+        shared_BHTD = shared_1HND.view(H, B, T, D).transpose(0, 1)
+        out_BHTD = out_BHTD.lerp(shared_BHTD, share_BHT.to(out_BHTD.dtype)[..., None])
+    return out_BHTD.transpose(1, 2)
+
+
+def _attend_to_cache(
+    query_BHTD: Tensor, key_BKSD: Tensor, value_BKSD: Tensor, bias: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Attend to all keys, with a bias of shape B11S or 11TS."""
+    B, H, T, D = query_BHTD.shape
+    # In fp32, the queries of a head of keys share its reading. In bf16, that takes longer.
+    K = key_BKSD.shape[1] if query_BHTD.dtype == torch.float32 else H
+    mask = bias if bias is None or T == 1 else bias.repeat(1, 1, H // K, 1)
+    query_BKRD = query_BHTD.reshape(B, K, -1, D)
+    out, own = _fused_attention(query_BKRD, key_BKSD, value_BKSD, attn_mask=mask, scale=scale)
+    return out.reshape(B, H, T, D), own.reshape(B, H, T)
+
+
+def _attend_to_prompt(
+    query_BHTD: Tensor, key_BKTD: Tensor, value_BKTD: Tensor, mask: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Attend to the token itself and those before it, except padding on the left of a row.
+
+    Row by row and without a mask, so that the kernel skips padding and the future. Results for
+    padding are zero.
+    """
+    B, H, T, _ = query_BHTD.shape
+    out_BHTD, own_BHT = torch.zeros_like(query_BHTD), query_BHTD.new_zeros(B, H, T).float()
+    # The last query sees all keys of its row, so the keys that it does not see are padding.
+    padding = [0] * B if mask is None else (~mask[:, 0, -1, -T:]).sum(-1).tolist()
+    for row, start in enumerate(padding):
+        tokens = slice(row, row + 1), slice(None), slice(start, None)
+        out_BHTD[tokens], own_BHT[tokens] = _fused_attention(
+            query_BHTD[tokens], key_BKTD[tokens], value_BKTD[tokens], is_causal=True, scale=scale
+        )
+    return out_BHTD, own_BHT
+
+
+def _decode(
+    query_BHTD: Tensor,
+    key_BKSD: Tensor,
+    value_BKSD: Tensor,
+    bias_B1TS: Tensor | None,
     prefix: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
-    """Compute attention for one new token per row.
-
-    Plain products suffice, because fused kernels are no faster for a single query.
-    """
-    (B, H, _, D), K = query_BH1D.shape, key_BKSD.shape[1]
-    query_BKGD = query_BH1D.view(B, K, H // K, D)
-    score_BKGS = query_BKGD @ key_BKSD.transpose(-1, -2)
-    if bias_B11S is not None:
-        score_BKGS += bias_B11S
+    """Compute attention for one or a few new tokens per row; return shape BTHD."""
+    (B, H, T, D), K, S = query_BHTD.shape, key_BKSD.shape[1], key_BKSD.shape[2]
+    R = H // K * T
+    query_BKRD = query_BHTD.reshape(B, K, R, D)
+    score_BKRS = query_BKRD @ key_BKSD.transpose(-1, -2)
+    if bias_B1TS is not None:
+        score_BKRS.view(B, H, T, S).add_(bias_B1TS)
     if prefix is None:
-        weight_BKGS = score_BKGS.softmax(-1, dtype=torch.float32).to(value_BKSD.dtype)
-        return (weight_BKGS @ value_BKSD).reshape(B, 1, H, -1)
+        out_BKRD = score_BKRS.softmax(-1) @ value_BKSD
+        return out_BKRD.view(B, H, T, -1).transpose(1, 2)
     key_KPD, value_KPD = prefix[0][0], prefix[1][0]
-    P, G = key_KPD.shape[1], H // K
-    rows_KRD = query_BKGD.transpose(0, 1).reshape(K, B * G, D)
-    score_KRP = rows_KRD @ key_KPD.transpose(-1, -2)
-    score_BKGP = score_KRP.view(K, B, G, P).transpose(0, 1)
-    score = torch.cat([score_BKGP, score_BKGS], -1)
-    weight = score.softmax(-1, dtype=torch.float32).to(value_BKSD.dtype)
-    weight_KRP = weight[..., :P].transpose(0, 1).reshape(K, B * G, P)
-    out_BKGD = (weight_KRP @ value_KPD).view(K, B, G, -1).transpose(0, 1)
-    return (out_BKGD + weight[..., P:] @ value_BKSD).reshape(B, 1, H, -1)
+    P = key_KPD.shape[1]
+    rows_KND = query_BKRD.transpose(0, 1).reshape(K, B * R, D)
+    score_KNP = rows_KND @ key_KPD.transpose(-1, -2)
+    score_BKRP = score_KNP.view(K, B, R, P).transpose(0, 1)
+    weight = torch.cat([score_BKRP, score_BKRS], -1).softmax(-1)
+    weight_KNP = weight[..., :P].transpose(0, 1).reshape(K, B * R, P)
+    out_BKRD = (weight_KNP @ value_KPD).view(K, B, R, -1).transpose(0, 1)
+    out_BKRD = out_BKRD + weight[..., P:] @ value_BKSD
+    return out_BKRD.view(B, H, T, -1).transpose(1, 2)
 
 
 def _prefill(
@@ -151,8 +205,6 @@ def _prefill(
     The prefix is copied for each row, but only for one layer at a time.
     """
     (B, H, T, _), K = query_BHTD.shape, key_BKTD.shape[1]
-    if query_BHTD.is_cpu:
-        return _prefill_in_blocks(query_BHTD * scale, key_BKTD, value_BKTD, mask, prefix)
     if mask is None and prefix is not None:
         shared = prefix[0].shape[2]
         mask = torch.ones(T, shared + T, dtype=torch.bool, device=query_BHTD.device)
@@ -175,39 +227,3 @@ def _prefill(
         enable_gqa=mask is None and K != H,
     )
     return out_BHTD.transpose(1, 2).contiguous()
-
-
-def _prefill_in_blocks(
-    query_BHTD: Tensor,
-    key_BKTD: Tensor,
-    value_BKTD: Tensor,
-    mask: Tensor | None,
-    prefix: tuple[Tensor, Tensor] | None,
-) -> Tensor:
-    """Compute :func:`_prefill` on a CPU, row by row, in blocks of queries that fit its cache.
-
-    This takes half the time of the fused kernel with a mask, because it skips padding and the keys
-    after a block, and computes grouped queries in one product. The output of padding is zero.
-    """
-    (B, H, T, _), K = query_BHTD.shape, key_BKTD.shape[1]
-    P = 0 if prefix is None else prefix[0].shape[2]
-    # The last query sees all keys of its row, so the keys that it does not see are padding.
-    padding = [0] * B if mask is None else (~mask[:, 0, -1, P:]).sum(-1).tolist()
-    future = torch.ones(QUERY_BLOCK, QUERY_BLOCK, dtype=torch.bool).triu_(1)
-    out_BTHD = query_BHTD.new_zeros(B, T, H, value_BKTD.shape[-1])
-    for row, start in enumerate(padding):
-        key_KSD, value_KSD = key_BKTD[row, :, start:], value_BKTD[row, :, start:]
-        if prefix is not None:
-            key_KSD = torch.cat([prefix[0][0], key_KSD], 1)
-            value_KSD = torch.cat([prefix[1][0], value_KSD], 1)
-        for first in range(start, T, QUERY_BLOCK):
-            end = min(first + QUERY_BLOCK, T)
-            n, num_visible = end - first, P + end - start
-            query_KRD = query_BHTD[row, :, first:end].reshape(K, H // K * n, -1)
-            score = query_KRD @ key_KSD[:, :num_visible].transpose(1, 2)
-            # Only the last n keys can lie in a query's future.
-            diagonal = score.view(H, n, num_visible)[..., num_visible - n :]
-            diagonal.masked_fill_(future[:n, :n], float("-inf"))
-            out_KRD = score.softmax(-1) @ value_KSD[:, :num_visible]
-            out_BTHD[row, first:end] = out_KRD.view(H, n, -1).transpose(0, 1)
-    return out_BTHD

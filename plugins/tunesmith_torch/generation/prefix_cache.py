@@ -16,7 +16,8 @@ by a test run: see :mod:`tunesmith_torch.generation.cache_check`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, cast
 
 import torch
@@ -67,9 +68,10 @@ def has_plain_kv_cache(model: PreTrainedModel, longest: int) -> bool:
     return bool(layers) and plain
 
 
-def cache_argument_name(model: PreTrainedModel) -> str:
-    """Return the name of the model's cache argument; transformers 5.24 renamed it."""
-    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+@lru_cache
+def cache_argument_name(forward: Callable[..., object]) -> str:
+    """Return the name of the cache argument of a model; transformers 5.24 renamed it."""
+    return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
 
 
 def common_prefix_length(rows: Sequence[Any], max_length: int) -> int:
@@ -134,7 +136,7 @@ def compute_prefix(
             position_ids=position_1T,
             use_cache=True,
             logits_to_keep=1,
-            **{cache_argument_name(model): cache},
+            **{cache_argument_name(type(model).forward): cache},
         )
     keys, values = [x.keys for x in cache.layers], [x.values for x in cache.layers]
     if before is not None:

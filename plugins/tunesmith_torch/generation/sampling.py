@@ -57,13 +57,12 @@ class Sampler:
         The log-probability is that after temperature and before ``top_p``. ``uniforms``: one number
         in [0, 1) per row.
         """
-        logits_NV = logits_NV.float()
         if self.temperature != 1:
-            logits_NV = logits_NV / self.temperature
-        log_NV = logits_NV.log_softmax(-1)
-        uniform_N1 = torch.tensor(uniforms, dtype=torch.float64, device=log_NV.device)[:, None]
-        chosen_N1 = _sample(log_NV.exp(), uniform_N1, self.top_p)
-        return chosen_N1[:, 0], log_NV.gather(1, chosen_N1)[:, 0]
+            logits_NV = logits_NV.float() / self.temperature
+        probability_NV = logits_NV.softmax(-1, dtype=torch.float32)
+        uniform_N1 = torch.tensor(uniforms, dtype=torch.float64, device=logits_NV.device)[:, None]
+        chosen_N1 = _sample(probability_NV, uniform_N1, self.top_p)
+        return chosen_N1[:, 0], probability_NV.gather(1, chosen_N1)[:, 0].log()
 
 
 def _sample(probability_NV: Tensor, uniform_N1: Tensor, top_p: float) -> Tensor:
@@ -88,7 +87,8 @@ def _invert_cdf(probability_NV: Tensor, uniform_N1: Tensor) -> Tensor:
     if V % VOCABULARY_BLOCK:  # padding by nothing would copy the table
         probability_NV = functional.pad(probability_NV, (0, -V % VOCABULARY_BLOCK))
     blocks_NBC = probability_NV.view(N, -1, VOCABULARY_BLOCK)
-    sum_NB = blocks_NBC.sum(-1, dtype=torch.float64).cumsum(-1)
+    # Sums of blocks in fp32, because fp64 would copy the table.
+    sum_NB = blocks_NBC.sum(-1).cumsum(-1, dtype=torch.float64)
     target_N1 = uniform_N1 * sum_NB[:, -1:]
     block_N1 = _first_above(sum_NB, target_N1)
     inside_NC = blocks_NBC[torch.arange(N, device=block_N1.device), block_N1[:, 0]]

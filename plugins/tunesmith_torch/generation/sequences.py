@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tunesmith_torch.generation.constraints import TokenConstraint, mask_logits
 from tunesmith_torch.generation.prefix_cache import LastPrefix
+from tunesmith_torch.generation.prompt_lookup import PromptLookup
 from tunesmith_torch.generation.sampling import Sampler
 
 __all__ = ["GeneratedSequence"]
@@ -47,6 +48,8 @@ class PartialSequence:
     """Token ids generated so far."""
     logprobs: list[float] = field(default_factory=list)
     """Log-probability of each generated token when it was drawn, in nats."""
+    lookup: PromptLookup | None = None
+    """Guesses of the next tokens, if the row was ever alone in a step."""
 
     def result(self, end_ids: frozenset[int]) -> GeneratedSequence:
         """Return the finished completion."""

@@ -56,6 +56,8 @@ class FusedRMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the same output as the model's own norm."""
+        if not torch.is_grad_enabled():
+            return _normalize(x, self.eps)[0] * self.weight
         y: Tensor = _RMSNormFunction.apply(x, self.weight, self.eps)  # type: ignore[no-untyped-call]
         return y
 
@@ -93,14 +95,19 @@ def _fused_replacement(module: nn.Module) -> FusedRMSNorm | None:
     return norm if same and torch.allclose(actual_TD, expected_TD, rtol=rtol, atol=1e-7) else None
 
 
+def _normalize(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Return ``n`` and ``r``."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)
+    r = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    return torch.mul(x, r).to(x.dtype), r
+
+
 class _RMSNormFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Tensor:
         x, weight_D, eps = args
-        wide = torch.promote_types(x.dtype, torch.float32)
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)
-        r = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-        n = torch.mul(x, r).to(x.dtype)
+        n, r = _normalize(x, eps)
         ctx.save_for_backward(n, weight_D, r)
         y: Tensor = n * weight_D
         return y

@@ -241,7 +241,7 @@ def test_a_model_that_fails_answers_the_next_request(
 ) -> None:
     with run_server() as running, running.client() as client:
         with monkeypatch.context() as patch:
-            patch.setattr("tunesmith_torch.generation.continuous.decode_next", lambda *_: 1 / 0)
+            patch.setattr("tunesmith_torch.generation.continuous.decode_rows", lambda *_: 1 / 0)
             with pytest.raises(InternalServerError, match="the model failed"):
                 client.chat.completions.create(model="tuned", **LONG)
         answer = client.chat.completions.create(model="tuned", **{**LONG, "max_tokens": 5})

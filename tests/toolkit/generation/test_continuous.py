@@ -179,7 +179,7 @@ def assert_scores(model: PreTrainedModel, sequence: RunningSequence) -> None:
 def test_memory_is_free_when_nothing_runs(batch: ContinuousBatch) -> None:
     batch.add(RunningSequence([9] * 100, max_new_tokens=20))
     run_to_end(batch)
-    assert batch._cache._keys_LBKDS.numel() == 0
+    assert batch._cache._keys_LBKSD.numel() == 0
 
 
 def test_a_model_that_cannot_batch_generates_one_after_the_other() -> None:

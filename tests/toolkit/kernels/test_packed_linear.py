@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from tunesmith_torch.kernels import fused_lora, packed_linear
-from tunesmith_torch.kernels.packed_linear import PackedLinear, can_pack, pack_linears
+from tunesmith_torch.kernels.packed_linear import PackedLinear, PackedMLP, can_pack, pack_linears
 from tunesmith_torch.losses.selected_positions import max_logprob_difference
 from tunesmith_torch.testing.tiny_model import build_tiny_model
 
@@ -60,7 +60,8 @@ def test_products_are_those_of_the_plain_layer(dtype: torch.dtype, bias: bool) -
             assert found.shape == expected.shape and found.dtype == dtype
             # As close to the exact product as the plain one, up to a factor for another order.
             error, usual = (float((y.double() - wide).abs().max()) for y in (found, expected))
-            assert error <= 4 * usual + 4 * torch.finfo(dtype).eps
+            size = max(1.0, float(wide.abs().max()))
+            assert error <= 4 * usual + 4 * torch.finfo(dtype).eps * size
 
 
 def test_rows_of_a_product_do_not_depend_on_other_rows() -> None:
@@ -84,6 +85,75 @@ def test_a_packed_model_keeps_its_parameters_and_logits() -> None:
     assert torch.allclose(logits(model), plain, atol=1e-5)
     assert pack_linears(model) == 0, "packed layers are left alone"
     assert max_logprob_difference(model) < 1e-4, "the head is still found"
+
+
+def test_query_key_and_value_are_one_product_if_they_read_the_same_input(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    attention, plain = (build_tiny_model().model.layers[0].self_attn for _ in range(2))
+    plain.load_state_dict(attention.state_dict())
+    pack_linears(attention)
+    widths: list[int] = []
+    original = packed_linear.multiply
+
+    def multiply(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+        widths.append(len(weight_OI))
+        return original(x, weight_OI, bias_O)
+
+    monkeypatch.setattr(packed_linear, "multiply", multiply)
+    numbers = torch.Generator().manual_seed(0)
+    x, z = torch.randn(2, 5, attention.q_proj.in_features, generator=numbers)
+    names = "q_proj", "k_proj", "v_proj"
+
+    def check(*inputs: tuple[str, Tensor]) -> list[int]:
+        widths.clear()
+        with torch.no_grad():
+            for name, each in inputs:
+                found, expected = getattr(attention, name)(each), getattr(plain, name)(each)
+                assert torch.allclose(found, expected, atol=1e-6), name
+        return list(widths)
+
+    sizes = [getattr(plain, name).out_features for name in names]
+    assert check(*((name, x) for name in names)) == [sum(sizes)]
+    assert check(*((name, x) for name in names)) == [sum(sizes)]
+    assert check(("q_proj", x), ("k_proj", z), ("v_proj", x)) == [sum(sizes), *sizes[1:]]
+    assert check(("k_proj", x), ("k_proj", x), ("v_proj", z)) == [sizes[1], sizes[1], sizes[2]]
+    hook = attention.q_proj.register_forward_pre_hook(lambda _, args: (args[0][:2],))
+    assert check(("k_proj", x), ("v_proj", x)) == sizes[1:]
+    with torch.no_grad():
+        assert len(attention.q_proj(x)) == 2
+        assert torch.allclose(attention.k_proj(x), plain.k_proj(x), atol=1e-6)
+    hook.remove()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gated_mlp_with_silu_is_three_products(dtype: torch.dtype) -> None:
+    if not can_pack(dtype):
+        pytest.skip(f"oneDNN does not pack {dtype} here")
+    model = build_tiny_model().to(dtype)
+    plain = model.model.layers[0].mlp
+    x_TI = torch.randn(7, model.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    x_TI = x_TI.to(dtype)
+    expected = plain(x_TI)
+    pack_linears(model)
+    mlp = model.model.layers[0].mlp
+    assert type(mlp) is PackedMLP and mlp is not plain
+    with torch.no_grad():
+        assert torch.allclose(mlp(x_TI), expected, rtol=0.02, atol=2 * torch.finfo(dtype).eps)
+    assert torch.equal(mlp(x_TI), expected), "with gradients, the plain operations"
+
+
+def test_another_mlp_keeps_its_operations() -> None:
+    gelu = build_tiny_model("gemma")
+    scaled = build_tiny_model()
+    for layer in scaled.model.layers:
+        layer.mlp.act_fn = nn.Tanh()
+    biased = build_tiny_model(changes={"mlp_bias": True})
+    for model in (gelu, scaled, biased):
+        before = logits(model.eval())
+        pack_linears(model)
+        assert not any(isinstance(module, PackedMLP) for module in model.modules())
+        assert torch.allclose(logits(model), before, atol=1e-5)
 
 
 def test_the_packed_copy_computes_and_gradients_use_the_plain_weights() -> None:
