@@ -209,7 +209,9 @@ def find_plugins(selection: Selection | None = None, *, commands_only: bool = Fa
     others = [pair for pair in installed if not pair[0].is_builtin]
     known = read_commands(others) if commands_only and others else {}
     plugins = Plugins(create_manager())
-    loaders = [(plugin, partial(load_entry_point, plugin.module)) for plugin, _ in installed]
+    loaders: list[tuple[Plugin, LoadPlugin]] = [
+        (plugin, partial(load_entry_point, plugin.module)) for plugin, _ in installed
+    ]
     for plugin, load in [*loaders, *_find_files(selection.files)]:
         if plugin.state == "broken":
             plugins.found.append(plugin)
