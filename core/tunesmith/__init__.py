@@ -28,11 +28,13 @@ __all__ = [*_NAMES, *_FUNCTIONS, "__version__"]
 
 def __getattr__(name: str) -> object:
     """Import a public name on first use."""
-    from importlib import import_module, metadata
+    from importlib import import_module
 
     if name in _NAMES:
         value: object = vars(import_module(f"{__name__}.{_NAMES[name]}"))[name]
     elif name in _FUNCTIONS:
+        from importlib import metadata
+
         points = metadata.distribution(__name__).entry_points
         found = [*points.select(group="tunesmith.python", name=name)]
         if not found:

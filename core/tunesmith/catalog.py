@@ -14,6 +14,7 @@ from dataclasses import is_dataclass, replace
 from inspect import signature
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from tunesmith.command_offers import CommandOffer, O, Offer, Offered, Plugin
 from tunesmith.errors import EnvironmentProblem, PluginError, TunesmithError
 from tunesmith.fence import DataChangedError, call_in_fence, fence, require_unchanged
 from tunesmith.fence.returned import (
@@ -25,7 +26,6 @@ from tunesmith.fence.returned import (
     check_offer,
     check_review,
 )
-from tunesmith.offers import CommandOffer, DataLoaderOffer, O, Offer, Offered, Plugin
 from tunesmith.plugins import Plugins, missing_requirements
 from tunesmith.text import suggest_name
 
@@ -114,6 +114,8 @@ class Catalog:
 
         If plugins share the short name, the full name is returned.
         """
+        from tunesmith.offers import DataLoaderOffer
+
         offers = sorted(self.offers(DataLoaderOffer), key=lambda o: o.plugin.is_builtin)
         known = [o.offer.name for o in offers]
         for o in offers:

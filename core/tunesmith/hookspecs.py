@@ -38,35 +38,40 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
+from tunesmith.command_offers import CommandOffer, Offer
 from tunesmith.import_strings import ImportString
-from tunesmith.offers import (
-    BaselineOffer,
-    CommandOffer,
-    DataLoaderOffer,
-    EncoderOffer,
-    EvaluatorOffer,
-    ExporterOffer,
-    GeneratorOffer,
-    Offer,
-    RecipeOffer,
-    ReporterOffer,
-    ServeExtensionOffer,
-    SplitterOffer,
-    TableOffer,
-    TechniqueOffer,
-)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tunesmith.contracts import Dataset, Finding, FoundModel, ReviewResult
     from tunesmith.events import JSON
+    from tunesmith.offers import (
+        BaselineOffer,
+        DataLoaderOffer,
+        EncoderOffer,
+        EvaluatorOffer,
+        ExporterOffer,
+        GeneratorOffer,
+        RecipeOffer,
+        ReporterOffer,
+        ServeExtensionOffer,
+        SplitterOffer,
+        TableOffer,
+        TechniqueOffer,
+    )
     from tunesmith.plan import Component, Evidence, ModelReview, Plan
     from tunesmith.records import Record
 
 PROJECT = "tunesmith"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+class _LazyPlugin(SimpleNamespace):
+    def __dir__(self) -> list[str]:
+        """Return only own names: pluggy looks at each name, and help has little time."""
+        return [*vars(self)]
 
 
 def lazy_plugin(
@@ -84,7 +89,7 @@ def lazy_plugin(
     review and verdict hooks, like ``NEEDS`` in a module.
     """
     file = sys.modules[package].__file__
-    plugin = SimpleNamespace(__name__=package, __file__=file, NEEDS=tuple(needs))
+    plugin = _LazyPlugin(__name__=package, __file__=file, NEEDS=tuple(needs))
     for hook, given in hooks.items():
         listed = [given] if isinstance(given, str | Offer) else given
         vars(plugin)[hook] = hookimpl(_import_and_call(hook, package, listed))
@@ -290,11 +295,11 @@ def tunesmith_review_plan(plan: Plan) -> Sequence[Finding]:  # type: ignore[empt
 def tunesmith_review_model(review: ModelReview) -> ReviewResult:  # type: ignore[empty-body]
     """Review a run when the base model's ``config.json`` is known, and return the result.
 
-    The hook is called before the model is downloaded if its config is already known, otherwise
-    after the download; in both cases before any weight is read. The result has findings, and may
-    have a forecast, which becomes an event. An error stops the run with exit code 4. With
-    ``tunesmith run --force``, the error is replaced by the finding in its ``if_forced`` field. A
-    resumed run is only reviewed again if it was refused.
+    The hook is called before the model is downloaded if its config is already known, and after the
+    download if its config or its tokenizer was not known; in all cases before training. The result
+    has findings, and may have a forecast, which becomes an event. An error stops the run with exit
+    code 4. With ``tunesmith run --force``, the error is replaced by the finding in its
+    ``if_forced`` field. A resumed run is only reviewed again if it was refused.
     """
 
 

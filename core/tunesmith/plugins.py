@@ -11,9 +11,7 @@ distribution changes. A run does not use the cache: it imports its plugins.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import json
 import os
 import re
 import sys
@@ -22,31 +20,40 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib import metadata, util
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 from tunesmith import hookspecs
 from tunesmith._version import __version__
+from tunesmith.command_offers import BUILTIN_DISTRIBUTION, FILE_DISTRIBUTION, CommandOffer, Plugin
 from tunesmith.errors import PluginError, warn_deprecated
 from tunesmith.fence import describe_error, fence, hook_seconds, is_of_user, isolate
-from tunesmith.machine import expand_home, user_folder
-from tunesmith.offers import BUILTIN_DISTRIBUTION, FILE_DISTRIBUTION, CommandOffer, Plugin
+from tunesmith.import_strings import (
+    find_metadata_folders,
+    load_entry_point,
+    read_entry_points,
+    read_name_and_version,
+    skip_unreadable_entry_points,
+)
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import click
 
 ENTRY_POINT_GROUP = "tunesmith"
+COMMAND_GROUP = "tunesmith.commands"
+"""Entry-point group for plugins that offer commands. Help imports no other built-in plugin."""
 API_GROUP = "tunesmith.api"
 """Entry-point group; the name of a distribution's entry in it is its plugin API version."""
 API_VERSION = 1
 MAX_INSPECTION_BYTES = 4_000_000
 """Maximum size in bytes of a distribution's cache file; larger files are ignored."""
 LoadPlugin = Callable[[], object]
-InstalledPlugins = list[tuple[Plugin, metadata.EntryPoint]]
+InstalledPlugins = list[tuple[Plugin, str]]
+"""Plugins, each with the metadata folder of its distribution."""
 
 
 @dataclass(frozen=True)
@@ -127,8 +134,11 @@ class Plugins:
         started = time.perf_counter()
         # Built-in hooks are tested to terminate; those that compare all rows may take long.
         seconds = None if plugin.is_builtin else hook_seconds(has_rows=has_rows)
+        options: Any = {"seconds": seconds, "guards_state": guards_state}
+        # A note about a long call takes a thread; help calls many hooks that only return offers.
+        options["may_take_long"] = plugin.is_builtin and not arguments
         name = function.__name__
-        with fence(plugin, name, seconds=seconds, guards_state=guards_state) as changes:
+        with fence(plugin, name, **options) as changes:
             result = function(**{name: arguments[name] for name in names if name in arguments})
             result = [*result] if inspect.isgenerator(result) else result
         if changes:
@@ -154,80 +164,38 @@ class Plugins:
         self.found[self.found.index(plugin)] = replace(plugin, state="broken", reason=reason)
 
 
-def find_installed() -> InstalledPlugins:
-    """Return the installed plugins with their entry points, without importing them.
+def find_installed(*, commands_only: bool = False) -> InstalledPlugins:
+    """Return the installed plugins with their metadata folders, without importing them.
 
     Entry points have no defined order, so plugins are sorted: built-in plugins first, then by
-    distribution and name.
+    distribution and name. ``commands_only`` leaves out built-in plugins that offer no command.
     """
-    everything, unreadable = _read_entry_points()
-    entries = everything.select(group=ENTRY_POINT_GROUP)
-    apis = {id(entry.dist): entry.name for entry in everything.select(group=API_GROUP)}
-    # Each access to name or version parses the metadata file of the distribution.
-    distributions = {id(entry.dist): entry.dist for entry in entries}
-    about = {key: _name_and_version(found) for key, found in distributions.items()}
-    found: dict[str, tuple[Plugin, metadata.EntryPoint]] = {}
-    for entry in entries:
-        distribution, version = about[id(entry.dist)]
-        plugin = Plugin(
-            name=entry.name,
-            distribution=distribution,
-            version=version,
-            module=entry.value,
-            api=apis.get(id(entry.dist), ""),
-        )
-        # An editable install next to a wheel lists the entry twice; Python imports the first one.
-        found.setdefault(plugin.full_name, (plugin, entry))
+    found: dict[str, tuple[Plugin, str]] = {}
+    unreadable: InstalledPlugins = []
+    for folder in find_metadata_folders():
+        try:
+            groups = read_entry_points(folder)
+        except (OSError, ValueError) as error:
+            unreadable.append((_describe_unreadable(folder, error), folder))
+            continue
+        if not groups.keys() & {ENTRY_POINT_GROUP, COMMAND_GROUP}:
+            continue
+        distribution, version = read_name_and_version(folder)
+        skips = commands_only and distribution == BUILTIN_DISTRIBUTION
+        others = {} if skips else groups.get(ENTRY_POINT_GROUP, {})
+        for name, module in {**others, **groups.get(COMMAND_GROUP, {})}.items():
+            plugin = Plugin(
+                name=name,
+                distribution=distribution,
+                version=version,
+                module=module,
+                api=next(iter(groups.get(API_GROUP, ())), ""),
+            )
+            found.setdefault(plugin.full_name, (plugin, folder))
+    if unreadable:
+        skip_unreadable_entry_points()
     ordered = sorted(found.values(), key=lambda pair: (not pair[0].is_builtin, pair[0].full_name))
     return [*ordered, *unreadable]
-
-
-def _read_entry_points() -> tuple[Any, InstalledPlugins]:
-    """Return the readable entry points, and a broken plugin for each damaged entry-point file.
-
-    pydantic and torch read all entry points on import, and would fail on a damaged file. From now
-    on, they get only the entry points that can be read.
-    """
-    if metadata.entry_points is not _read_readable:
-        with suppress(Exception):  # raised for one distribution, which may have no plugins
-            return metadata.entry_points(), []
-        vars(metadata)["entry_points"] = _read_readable
-    readable: list[metadata.EntryPoint] = []
-    unreadable: InstalledPlugins = []
-    for distribution in metadata.distributions():
-        try:
-            readable += distribution.entry_points
-        except Exception as error:
-            unreadable.append(_describe_unreadable(distribution, error))
-    return metadata.EntryPoints(readable), unreadable
-
-
-def _read_readable(**chosen: Any) -> Any:
-    return _read_entry_points()[0].select(**chosen)
-
-
-def _describe_unreadable(
-    distribution: metadata.Distribution, error: Exception
-) -> tuple[Plugin, metadata.EntryPoint]:
-    name, version = _name_and_version(distribution)
-    path = vars(distribution).get("_path", distribution.locate_file(""))
-    reason = f"{path}/entry_points.txt cannot be read, so its plugins are unknown: "
-    plugin = Plugin(
-        name=name,
-        distribution=name,
-        version=version,
-        module="",
-        state="broken",
-        reason=reason + describe_error(error),
-    )
-    return plugin, metadata.EntryPoint(name, "", ENTRY_POINT_GROUP)
-
-
-def _name_and_version(distribution: Any) -> tuple[str, str]:
-    try:
-        return str(distribution.name or "unknown"), str(distribution.version or "")
-    except Exception:  # the metadata is missing or damaged
-        return "unknown", ""
 
 
 def find_plugins(selection: Selection | None = None, *, commands_only: bool = False) -> Plugins:
@@ -237,10 +205,13 @@ def find_plugins(selection: Selection | None = None, *, commands_only: bool = Fa
     Then a third-party plugin that was not inspected is not loaded: its state is "new".
     """
     selection = selection or Selection.from_environment()
-    installed = find_installed()
-    known = read_commands(installed) if commands_only else {}
+    installed = find_installed(commands_only=commands_only)
+    others = [pair for pair in installed if not pair[0].is_builtin]
+    known = read_commands(others) if commands_only and others else {}
     plugins = Plugins(create_manager())
-    loaders = [(plugin, entry.load) for plugin, entry in installed]
+    loaders: list[tuple[Plugin, LoadPlugin]] = [
+        (plugin, partial(load_entry_point, plugin.module)) for plugin, _ in installed
+    ]
     for plugin, load in [*loaders, *_find_files(selection.files)]:
         if plugin.state == "broken":
             plugins.found.append(plugin)
@@ -266,6 +237,8 @@ def find_plugins(selection: Selection | None = None, *, commands_only: bool = Fa
 
 def cache_folder() -> Path:
     """Return ``TUNESMITH_CACHE``, or the platform's cache folder if it is unset."""
+    from tunesmith.machine import expand_home, user_folder
+
     if named := os.environ.get("TUNESMITH_CACHE"):
         return expand_home(named)
     if sys.platform == "darwin":
@@ -279,13 +252,16 @@ def inspection_files(installed: InstalledPlugins) -> dict[str, Path]:
     Its name depends on the environment, on tunesmith, and on the distribution: on its checksums
     (RECORD), or on its sources if it is editable or has no RECORD.
     """
-    entries: dict[str, list[metadata.EntryPoint]] = {}
-    for plugin, entry in installed:
-        if plugin.state == "broken":
-            continue
-        entries.setdefault(re.sub(r"[^\w.-]", "_", plugin.distribution), []).append(entry)
+    distributions: dict[str, InstalledPlugins] = {}
+    for plugin, metadata_folder in installed:
+        if plugin.state != "broken":
+            name = re.sub(r"[^\w.-]", "_", plugin.distribution)
+            distributions.setdefault(name, []).append((plugin, metadata_folder))
     folder = cache_folder() / "plugins"
-    return {name: folder / f"{name}-{_checksum(same)}.json" for name, same in entries.items()}
+    return {
+        name: folder / f"{name}-{_checksum(pairs[0][1], [p.module for p, _ in pairs])}.json"
+        for name, pairs in distributions.items()
+    }
 
 
 def read_commands(installed: InstalledPlugins) -> dict[str, list[tuple[str, str, str, int]]]:
@@ -294,6 +270,8 @@ def read_commands(installed: InstalledPlugins) -> dict[str, list[tuple[str, str,
     A command is its name, help line, section and position, as in a ``CommandOffer``. A cache file
     that cannot be read or is damaged is ignored.
     """
+    import json
+
     known: dict[str, list[tuple[str, str, str, int]]] = {}
     for distribution, path in inspection_files(installed).items():
         with suppress(OSError, ValueError, RecursionError, TypeError, LookupError, AttributeError):
@@ -361,6 +339,8 @@ def create_manager() -> pluggy.PluginManager:
 
 def missing_requirements(requirements: Iterable[str]) -> list[str]:
     """Return a message for each requirement that is not met, without importing anything."""
+    from importlib import metadata
+
     from packaging.requirements import InvalidRequirement, Requirement
 
     problems = []
@@ -382,18 +362,27 @@ def missing_requirements(requirements: Iterable[str]) -> list[str]:
     return problems
 
 
-def _checksum(entries: list[metadata.EntryPoint]) -> str:
-    read = entries[0].dist.read_text if entries[0].dist else lambda name: None
-    record, origin = read("RECORD") or "", read("direct_url.json") or ""
+def _checksum(metadata_folder: str, modules: Iterable[str]) -> str:
+    import hashlib
+    from importlib import util
+    from pathlib import Path
+
+    record, origin = (_read(metadata_folder, name) for name in ("RECORD", "direct_url.json"))
     digest = hashlib.sha256(f"{__version__} {sys.version} {sys.prefix} {record}".encode())
     if not record or re.search(r'"editable":\s*true', origin):
-        for package in sorted({re.split(r"[.:\s]", entry.value)[0] for entry in entries}):
+        for package in sorted({re.split(r"[.:\s]", module)[0] for module in modules}):
             with suppress(OSError, ValueError, ImportError):
                 spec = util.find_spec(package)
                 for folder in (spec and spec.submodule_search_locations) or []:
                     for path in sorted(Path(folder).rglob("*.py")):
                         digest.update(path.read_bytes())
     return digest.hexdigest()[:40]
+
+
+def _read(metadata_folder: str, name: str) -> str:
+    with suppress(OSError, ValueError), open(f"{metadata_folder}/{name}", encoding="utf-8") as file:
+        return file.read()
+    return ""
 
 
 def _stand_in(
@@ -427,10 +416,25 @@ def _stand_in(
     return hookspecs.lazy_plugin(__name__, tunesmith_commands=offers)
 
 
+def _describe_unreadable(folder: str, error: Exception) -> Plugin:
+    name, version = read_name_and_version(folder)
+    reason = f"{folder}/entry_points.txt cannot be read, so its plugins are unknown: "
+    reason += describe_error(error)
+    return Plugin(
+        name=name, distribution=name, version=version, module="", state="broken", reason=reason
+    )
+
+
 def _find_files(files: Sequence[str]) -> Iterator[tuple[Plugin, LoadPlugin]]:
+    if not files:
+        return
+    from pathlib import Path
+
     for path in dict.fromkeys(Path(file).resolve() for file in files):
 
         def load(path: Path = path) -> object:
+            from importlib import util
+
             spec = util.spec_from_file_location(f"tunesmith_file_{path.stem}", path)
             if spec is None or spec.loader is None or not path.is_file():
                 raise FileNotFoundError(f"no Python file at {path}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from difflib import get_close_matches
+from functools import cache
 from typing import Any
 
 ELLIPSIS = "…"
@@ -39,7 +39,14 @@ _ALWAYS = (
     *range(0xD800, 0xE000),  # lone surrogates (in Python, a surrogate is always alone)
     *range(0xE0000, 0xE1000),  # tags, variation selectors and other invisible characters
 )
-_TABLE = {point: _escape(chr(point)) for point in _ALWAYS}
+
+
+@cache
+def _table() -> dict[int, str]:
+    """Return the escapes of unsafe characters. Making them takes as long as an import."""
+    return {point: _escape(chr(point)) for point in _ALWAYS}
+
+
 _EMOJI = "\u00a9\u00ae\u2190-\u27bf\u2900-\u2bff\u3030-\u3299\U0001f000-\U0001faff"
 _JOINING = "\u0600-\u08ff\u0900-\u0dff\u1000-\u109f\u1780-\u18af"  # Arabic, Indic, Khmer, Mongol
 # Joiners are part of emoji, Persian and Hindi; anywhere else they can only hide text. A variation
@@ -80,9 +87,11 @@ def safe_text(s: str, limit: int | None = None) -> str:
 
 
 def _escape_unsafe(s: str) -> str:
+    if s.isascii() and s.isprintable():
+        return s
     if not s.isascii() and re.search(_MAYBE, s):
         s = re.sub(_MISPLACED, _escape_run, s)
-    return s.translate(_TABLE)
+    return s.translate(_table())
 
 
 def one_line(s: str, limit: int = 80) -> str:
@@ -149,6 +158,8 @@ def suggest_name(word: str, known: Iterable[str]) -> str | None:
     prefixed = [name for name in names if name.startswith(normalized)]
     if normalized not in names and len(prefixed) == 1 and len(normalized) >= 2:
         return names[prefixed[0]]
+    from difflib import get_close_matches  # not needed for `--help`
+
     close = get_close_matches(normalized, names, n=1, cutoff=0.61)
     return names[close[0]] if close else None
 

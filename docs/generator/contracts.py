@@ -6,6 +6,7 @@ import ast
 import importlib
 import inspect
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 
@@ -19,6 +20,7 @@ from generator.source import (
 )
 from tunesmith import (
     additions,
+    command_offers,
     contracts,
     encoders,
     errors,
@@ -110,8 +112,10 @@ def offer_page() -> Iterator[str]:
         "A hook of the [same kind](hooks.md) returns a list of offers. `tunesmith plugins new` "
         "writes an example of each kind.\n"
     )
-    yield from type_aliases(parsed(Path(inspect.getfile(offers))))
-    for node in public_nodes(offers):
+    modules = command_offers, offers
+    for module in modules:
+        yield from type_aliases(parsed(Path(inspect.getfile(module))))
+    for node in chain(*map(public_nodes, modules)):
         yield from describe(_AsGiven().visit(node), level=2)
     yield "## What commands build on\n"
     yield (

@@ -7,7 +7,6 @@ command only when the user runs it.
 from __future__ import annotations
 
 import sys
-import traceback
 from typing import NoReturn
 
 
@@ -25,6 +24,8 @@ def main() -> None:
 
 def _exit_without_commands(error: BaseException) -> NoReturn:
     """Print the file that cannot be imported, using only the standard library, and exit."""
+    import traceback
+
     frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
     files = [name for name in frames if not name.startswith("<frozen")]
     file = error.filename if isinstance(error, SyntaxError) else files[-1]

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
-from click.shell_completion import CompletionItem
-
-from tunesmith.config.trust import TRUST_VARIABLE
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from click.shell_completion import CompletionItem
+
     from tunesmith.catalog import Catalog
     from tunesmith.plan import Plan
     from tunesmith.plugins import Selection
@@ -46,7 +46,7 @@ class CliState:
         """Return the plugins chosen by the common options and the environment."""
         from tunesmith.plugins import Selection
 
-        files = [str(Path(file).resolve()) for file in self.files]
+        files = map(os.path.realpath, self.files)
         return Selection.from_environment(disabled=self.disabled, files=files)
 
     def catalog(self, *, commands_only: bool = False) -> Catalog:
@@ -104,12 +104,16 @@ def start_options(
 
     The options are ``--set``, ``--out``, ``--trust-plugins``, ``--json`` and the common options.
     """
+    from pathlib import Path  # not needed for `--help`
+
     named = click.option("--out", type=click.Path(path_type=Path), help=out)
     return set_option(named(trust_option(result_options(function))))
 
 
 def _complete_key(ctx: click.Context, option: click.Parameter, start: str) -> list[CompletionItem]:
     """Return completions for a run-file key, if the command ``explain`` is installed."""
+    from click.shell_completion import CompletionItem
+
     root = ctx.find_root().command
     explain = root.get_command(ctx, "explain") if isinstance(root, click.Group) else None
     found = explain.params[0].shell_complete(ctx, start) if explain else []
@@ -138,6 +142,8 @@ def _verbose(ctx: click.Context, option: click.Parameter, value: bool) -> None:
 
 def _trust(ctx: click.Context, option: click.Parameter, value: bool) -> None:
     """Trust the code of all run folders that this command opens."""
+    from tunesmith.config.trust import TRUST_VARIABLE  # not needed for `--help`
+
     if value and os.environ.get(TRUST_VARIABLE) != "1":
         os.environ[TRUST_VARIABLE] = "1"
         ctx.find_root().call_on_close(lambda: os.environ.pop(TRUST_VARIABLE, None))

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import errno
-import shlex
 import sys
-import traceback
 from collections.abc import Callable
 
 import click
 
 from tunesmith.errors import ConfigError, EnvironmentProblem, RunStopped, TunesmithError
-from tunesmith.machine import explain_machine_error
-from tunesmith.renamed import explain_renaming, find_present_name
 from tunesmith.terminal import supports_color
 from tunesmith.text import redact, safe_text
 from tunesmith_cli.common import CliState
@@ -42,6 +38,8 @@ def exit_code_of(work: Callable[[], object], state: CliState) -> int:
     if state.run_folder is None:
         _print_label("error", text)
         return EnvironmentProblem.exit_code
+    import shlex
+
     _print_label("warning", text)
     _print_hint(f"`tunesmith report {shlex.quote(str(state.run_folder))}` prints the results")
     return code
@@ -78,6 +76,8 @@ def _exit_code_of_exit(error: SystemExit) -> int:
 
 def _print_unexpected(error: Exception) -> int:
     """Print an unexpected error as a problem of the machine or of a library, otherwise as a bug."""
+    from tunesmith.machine import explain_machine_error
+
     problem = explain_machine_error(error) or explain_import_error(error)
     if problem is not None:
         _print_error(problem)
@@ -112,6 +112,8 @@ def _print_click_error(error: click.ClickException) -> None:
 
 def _explain_renamed_option(error: click.ClickException) -> str:
     """Return a message about a renamed option or value, or "" if it was not renamed."""
+    from tunesmith.renamed import explain_renaming, find_present_name
+
     match error:
         case click.NoSuchOption(option_name=name, ctx=click.Context() as context):
             options = {_key_of(o): o for param in context.command.params for o in param.opts}
@@ -145,6 +147,8 @@ def _print_hint(hint: str | None) -> None:
 
 def _print_traceback(error: BaseException, state: CliState) -> None:
     if state.debug:
+        import traceback
+
         click.echo(_clean("".join(traceback.format_exception(error))), err=True)
 
 
@@ -158,6 +162,8 @@ def explain_import_error(error: BaseException) -> EnvironmentProblem | None:
     Use it for errors that cannot be attributed to a plugin. The message names the file whose
     import failed.
     """
+    import traceback  # like shlex, not needed for `--help`
+
     frames = traceback.extract_tb(error.__traceback__)
     if not isinstance(error, (ImportError, SyntaxError)) and not any(
         frame.name == "<module>" for frame in frames
@@ -174,6 +180,8 @@ def explain_import_error(error: BaseException) -> EnvironmentProblem | None:
             f"{error.name} is not installed, but {where} needs it",
             hint="`tunesmith plugins list` shows the missing requirements of each component",
         )
+    from tunesmith.renamed import explain_renaming
+
     text = " ".join(str(error).split())
     renamed = explain_renaming(text)
     return EnvironmentProblem(

@@ -9,16 +9,16 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 import click
-from click.shell_completion import CompletionItem
 
 from tunesmith.errors import UsageError
-from tunesmith.renamed import COMMANDS, find_present_name
 from tunesmith.text import format_count, one_line, suggest_name
 from tunesmith_cli.common import CliState, common_options
 from tunesmith_cli.exit_codes import PIP_COMMANDS
 
 if TYPE_CHECKING:
-    from tunesmith.offers import CommandOffer, Offered
+    from click.shell_completion import CompletionItem
+
+    from tunesmith.command_offers import CommandOffer, Offered
 
 
 SECTIONS = ("Start", "Decide", "Data", "Results", "Use", "Maintain")
@@ -71,7 +71,7 @@ def _conflict_reason(name: str, usable: Collection[str]) -> str:
 
 def find_commands(ctx: click.Context) -> tuple[dict[str, CommandOffer], list[CommandConflict]]:
     """Return the commands that installed plugins offer, in display order, and the conflicts."""
-    from tunesmith.offers import CommandOffer
+    from tunesmith.command_offers import CommandOffer
 
     catalog = ctx.ensure_object(CliState).catalog(commands_only=True)
     usable, conflicts = resolve_command_conflicts(catalog.offers(CommandOffer))
@@ -118,6 +118,8 @@ class OfferGroup(click.Group):
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Return completions for options and commands, without importing any command."""
+        from click.shell_completion import CompletionItem
+
         lines = [item for item in self.help_lines(ctx).items() if item[0].startswith(incomplete)]
         found = [CompletionItem(word, help=line) for word, line in lines]
         return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
@@ -168,6 +170,8 @@ class OfferGroup(click.Group):
         return sections
 
     def _not_found(self, ctx: click.Context, name: str) -> UsageError:
+        from tunesmith.renamed import COMMANDS, find_present_name
+
         full = f"{self.prefix}{name}"
         for conflict in find_commands(ctx)[1]:
             if f"{conflict.command} ".startswith(f"{full} "):

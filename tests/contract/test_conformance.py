@@ -9,15 +9,21 @@ import sqlite3
 import tempfile
 from contextlib import closing
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tunesmith.catalog import Catalog
-from tunesmith.offers import BUILTIN_DISTRIBUTION, TechniqueOffer
-from tunesmith.plugins import ENTRY_POINT_GROUP, Selection, find_plugins
+from tunesmith.import_strings import load_entry_point
+from tunesmith.offers import TechniqueOffer
+from tunesmith.plugins import (
+    COMMAND_GROUP,
+    ENTRY_POINT_GROUP,
+    Selection,
+    find_installed,
+    find_plugins,
+)
 from tunesmith.records import last_exchange
 from tunesmith.testing.checks import NotApplicable
 from tunesmith.testing.examples import CHATS, COMPLETIONS
@@ -239,20 +245,15 @@ EXPECTED_FAILURES: dict[str, str] = {
 """Reasons of checks that a built-in plugin fails, by ``entry point: check[offer]``."""
 
 
-def built_ins() -> dict[str, metadata.EntryPoint]:
+def built_ins() -> dict[str, str]:
     """Return the entry points of the built-in plugins by name."""
-    found = {
-        entry.name: entry
-        for entry in metadata.entry_points(group=ENTRY_POINT_GROUP)
-        if entry.dist is not None and entry.dist.name == BUILTIN_DISTRIBUTION
-    }
-    return dict(sorted(found.items()))
+    return {plugin.name: plugin.module for plugin, _ in find_installed() if plugin.is_builtin}
 
 
 def cases() -> list[Any]:
     parameters = []
-    for name, entry in built_ins().items():
-        plugin = entry.load()
+    for name, module in built_ins().items():
+        plugin = load_entry_point(module)
         for check in collect_checks(plugin, model=tiny_model, samples=samples(), broken=broken()):
             key = f"{name}: {check.name}"
             reason = EXPECTED_FAILURES.get(key)
@@ -275,7 +276,7 @@ def test_promise(check: BoundCheck) -> None:
 @pytest.mark.parametrize("name", ["full", "lora"])
 def test_batches_change_nothing_in_bf16(name: str) -> None:
     """The precision that a processor with AMX gets by itself."""
-    plugin = built_ins()[name].load()
+    plugin = load_entry_point(built_ins()[name])
     options = {name: {**QUICK, "precision": "bf16"}}
     for check in collect_checks(plugin, model=tiny_model, samples=options):
         if check.check.name.endswith(("change_nothing", "changes_nothing", "depend_on_batching")):
@@ -287,6 +288,14 @@ def test_all_declared_entry_points_are_installed() -> None:
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    declared = project["entry-points"]["tunesmith"]
-    installed = {name: entry.value for name, entry in built_ins().items()}
-    assert declared == installed, "pip install -e . again"
+    groups = project["entry-points"]
+    declared = {**groups[ENTRY_POINT_GROUP], **groups[COMMAND_GROUP]}
+    assert declared == built_ins(), "pip install -e . again"
+
+
+def test_help_finds_the_built_in_plugins_that_offer_commands() -> None:
+    offered = {
+        name for name, module in built_ins().items()
+        if hasattr(load_entry_point(module), "tunesmith_commands")
+    }  # fmt: skip
+    assert offered == {p.name for p, _ in find_installed(commands_only=True) if p.is_builtin}

@@ -6,7 +6,6 @@ import sys
 import time
 from importlib import metadata
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -155,29 +154,18 @@ def test_the_environment_variable_selects_third_parties(
 
 
 def test_plugins_are_sorted_built_in_first_then_by_distribution_and_name(
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Distribution:
-        version = "1"
-
-        def __init__(self, name: str) -> None:
-            self.name = name
-
-    class Entry:
-        def __init__(self, distribution: str, name: str) -> None:
-            self.dist, self.name, self.value = Distribution(distribution), name, f"m.{name}"
-
-        def load(self) -> object:
-            raise ImportError(self.name)
-
-    shuffled = [("tunesmith-b", "x"), ("tunesmith", "z"), ("tunesmith-a", "y"), ("tunesmith", "a"),
-                ("tunesmith", "z")]  # fmt: skip
-    entries = {"tunesmith": [Entry(*e) for e in shuffled], "tunesmith.api": []}
-    everything = SimpleNamespace(select=lambda group: entries[group])
-    monkeypatch.setattr(metadata, "entry_points", lambda: everything)
+    for name, plugins_of_it in (("tunesmith_b", "x"), ("tunesmith", "za"), ("Tunesmith.a", "y")):
+        folder = tmp_path / f"{name}-1.0.dist-info"
+        folder.mkdir()
+        lines = "".join(f"{plugin} = m.{plugin}\n" for plugin in plugins_of_it)
+        (folder / "entry_points.txt").write_text(f"[tunesmith]\n{lines}[tunesmith.api]\n1=1\n")
+        (folder / "METADATA").write_text(f"Name: {name.replace('_', '-')}\nVersion: 1.0\n\nx: y")
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
     found = plugins.find_plugins(Selection()).found
     assert [p.full_name for p in found] == [
-        "tunesmith:a", "tunesmith:z", "tunesmith-a:y", "tunesmith-b:x",
+        "tunesmith:a", "tunesmith:z", "Tunesmith.a:y", "tunesmith-b:x",
     ]  # fmt: skip
 
 

@@ -216,8 +216,8 @@ def _fetch_model(
 ) -> Path:
     """Fetch the base model; require a resumed run to get the model of its start.
 
-    The run is reviewed before the download if the model's config is already known, otherwise after
-    it.
+    The run is reviewed before the download if the model's config is already known, and after it if
+    the config or the tokenizer was not.
     """
     then = emit.report.model
     reviewer.review(parts.train, parts.test, plan.found_model.config)

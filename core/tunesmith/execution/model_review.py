@@ -10,6 +10,7 @@ from typing import Any
 
 from tunesmith.catalog import Catalog
 from tunesmith.errors import EnvironmentProblem
+from tunesmith.events import FindingReported
 from tunesmith.execution.emitter import Emitter
 from tunesmith.execution.gate import check_warnings, refuses
 from tunesmith.offers import TechniqueOffer
@@ -19,7 +20,10 @@ from tunesmith.records import Record
 
 @dataclass
 class ModelReviewer:
-    """Reviews a run once, as soon as the config of the base model is known.
+    """Reviews a run as soon as the config of the base model is known.
+
+    If its tokenizer is not known yet, row lengths are guessed, and the run is reviewed again once
+    it is. Only new findings are emitted then.
 
     A resumed run is reviewed again only if it was refused, or if its review did not take place.
     """
@@ -37,19 +41,22 @@ class ModelReviewer:
         # shows it: a run may have stopped after its baselines.
         done = bool(report.training_started) if forecast is None else not forecast.refused
         self.is_pending = self.plan.trains and not done
+        self._has_guessed = False
+        self._emitted: list[FindingReported] = []
 
     def review(
         self, train: Sequence[Record], test: Sequence[Record], config: Mapping[str, Any]
     ) -> None:
-        """Review the run and emit the results; only the first call with a ``config`` does so.
+        """Review the run and emit the results, if it is still to be reviewed.
 
         Raises:
             EnvironmentProblem: a review found an error.
             GateError: a review found a warning, and ``[gate] strict`` is set.
         """
-        if not self.is_pending or not config:
+        guesses = self.plan.found_model.tokenizer() is None
+        if not self.is_pending or not config or (guesses and self._has_guessed):
             return
-        self.is_pending = False
+        self.is_pending = self._has_guessed = guesses
         with self.emit.phase("forecast"):
             results = self.catalog.review_model(
                 ModelReview(
@@ -65,6 +72,8 @@ class ModelReviewer:
             findings = [(plugin, finding.if_forced or finding) for plugin, finding in findings]
         errors = [finding for _, finding in findings if finding.level == "error"]
         events = [f.to_event(plugin.full_name) for plugin, f in findings if f.level != "error"]
+        events = [event for event in events if event not in self._emitted]
+        self._emitted += events
         is_refused = refuses(self.plan.gate, events)
         for _, result in results:
             if result.forecast is not None:

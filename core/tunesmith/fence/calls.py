@@ -7,7 +7,6 @@ state that it changes is restored and reported. The fence guards against acciden
 
 from __future__ import annotations
 
-import faulthandler
 import inspect
 import os
 import signal
@@ -16,18 +15,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
-from pathlib import Path
 from threading import Timer
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 from pluggy import PluginValidationError
 
-from tunesmith import offers
+from tunesmith import import_strings
+from tunesmith.command_offers import Offered, Plugin
 from tunesmith.errors import EnvironmentProblem, PluginError, TunesmithError, UsageError
-from tunesmith.machine import explain_machine_error
-from tunesmith.offers import Offered, Plugin
-from tunesmith.renamed import explain_renaming
 from tunesmith.signals import end_process, restore_handlers
 
 if TYPE_CHECKING:
@@ -171,6 +167,8 @@ def attribute_errors_to(plugin: Plugin, where: str = "") -> Iterator[None]:
     except BaseException as error:
         if is_of_user(error) or (isinstance(error, TunesmithError) and error.exit_code):
             raise
+        from tunesmith.machine import explain_machine_error
+
         if problem := explain_machine_error(error):
             text = f'{problem.message} (in plugin "{plugin.full_name}"{where})'
             raise EnvironmentProblem(text, hint=problem.hint) from error
@@ -195,10 +193,14 @@ def describe_error(error: BaseException) -> str:
     """Describe an exception on one line: type, message, file and line."""
     frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []
     own = [frame for frame in frames if frame.filename != __file__]  # skip the frames of the fence
-    is_named = not own or own[-1].filename == offers.__file__  # the message has an import string
-    where = "" if is_named else f" ({Path(own[-1].filename).name}:{own[-1].lineno})"
+    is_named = (
+        not own or own[-1].filename == import_strings.__file__
+    )  # the message has an import string
+    where = "" if is_named else f" ({os.path.basename(own[-1].filename)}:{own[-1].lineno})"
     text = " ".join(str(error).split())
     if isinstance(error, _UNKNOWN_NAME):
+        from tunesmith.renamed import explain_renaming
+
         text += explain_renaming(text)
     return f"{type(error).__name__}: {text}{where}" if text else f"{type(error).__name__}{where}"
 
@@ -267,6 +269,8 @@ def _limit(
     def interrupt(number: int, frame: FrameType | None) -> None:
         if is_open:
             raise PluginTimeout(f"did not finish within {seconds:g} s")
+
+    import faulthandler
 
     handler = signal.signal(signal.SIGALRM, interrupt)
     left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tunesmith.command_offers import CommandOffer, Offer, Plugin
 from tunesmith.errors import PluginError
-from tunesmith.offers import (
-    ComponentOffer,
-    ConfiguredOffer,
-    EvaluatorOffer,
-    Metric,
-    Offer,
-    Plugin,
-)
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tunesmith.contracts import Artifact, Dataset, FoundModel, Measurement, ReviewResult, Split
+    from tunesmith.offers import Metric
 
 MAX_JSON_CHARACTERS = 1_000_000
 """Maximum characters of a verdict, or of the details of a measurement, as JSON."""
@@ -46,6 +40,8 @@ def blame_plugin(plugin: Plugin, what: str) -> Iterator[None]:
 
 def check_json(value: object, name: str) -> None:
     """Check that a value is JSON of a moderate size; raise ValueError otherwise."""
+    import json
+
     try:
         size = len(json.dumps(value))
     except (TypeError, ValueError, RecursionError) as error:
@@ -86,6 +82,8 @@ def check_found_model(found: FoundModel) -> None:
 
 def check_fetched_folder(path: object) -> Path:
     """Return the folder that a plugin fetched; raise ValueError if it is not a folder."""
+    from pathlib import Path
+
     if not isinstance(path, Path) or not path.is_dir():
         raise ValueError(f"{path!r:.200}, which is not a folder,")
     return path
@@ -135,6 +133,8 @@ def check_variants(variants: Sequence[object]) -> None:
 
 def check_technique_artifact(artifact: object) -> Artifact:
     """Return the result of a technique; raise ValueError if it is not a folder with an artifact."""
+    from pathlib import Path
+
     from tunesmith.contracts import Artifact
 
     if not isinstance(artifact, Artifact):
@@ -197,6 +197,10 @@ def check_offer(offer: Offer) -> None:
     _check_text(offer.summary, f'the summary of "{offer.name}"')
     for text in _check_sequence(offer.needs, f'the needs of "{offer.name}"'):
         _check_text(text, f'a requirement of "{offer.name}"')
+    if isinstance(offer, CommandOffer):
+        return
+    from tunesmith.offers import ComponentOffer, ConfiguredOffer, EvaluatorOffer
+
     if isinstance(offer, ConfiguredOffer):
         from pydantic import BaseModel
 
@@ -211,6 +215,8 @@ def check_offer(offer: Offer) -> None:
 
 
 def _check_metric(metric: object, offer: str) -> Metric:
+    from tunesmith.offers import Metric
+
     if not isinstance(metric, Metric):
         kind = type(metric).__name__
         raise ValueError(f'an offer "{offer}" with a value of type {kind} instead of a Metric')

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from tunesmith.command_offers import CommandOffer
 from tunesmith.hookspecs import lazy_plugin
-from tunesmith.offers import CommandOffer
 
 SECTIONS = {
     "Start": ("init", "check", "run", "resume"),

@@ -8,8 +8,8 @@ Techniques predict memory and operation counts (``TechniqueOffer.estimate``). Th
 these predictions with a table of hardware and with this machine. It imports no tensor library.
 """
 
+from tunesmith.command_offers import CommandOffer
 from tunesmith.hookspecs import lazy_plugin
-from tunesmith.offers import CommandOffer
 
 ESTIMATE = lazy_plugin(
     __name__,

@@ -35,7 +35,7 @@ from tunesmith_plugins.estimate.request import (
     iterate_estimates,
     transfer_options,
 )
-from tunesmith_plugins.estimate.run_time import predict_run_time
+from tunesmith_plugins.estimate.run_time import ForwardSpeed, predict_run_time
 from tunesmith_plugins.estimate.savings import Saving, find_savings
 from tunesmith_torch.runtime.machine import Device, DeviceType, Machine
 
@@ -164,7 +164,12 @@ class TechniqueComparison:
             return {}
         listed = estimate_throughput(self.this_device, name, estimate, self.hardware, Calibration())
         found = predict_run_time(
-            self.review, estimate, training, listed, self.calibration, self.this_device
+            self.review,
+            estimate,
+            training,
+            ForwardSpeed(listed) if listed else None,
+            self.calibration,
+            self.this_device,
         )
         return found.parts
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -18,7 +18,11 @@ from tunesmith.records import Record
 from tunesmith_plugins.estimate.calibration import Calibration
 from tunesmith_plugins.estimate.hardware import Hardware, Range
 from tunesmith_plugins.estimate.memory_peak import RANK_0_PHASE, get_process_memory
+from tunesmith_torch.runtime.environment import prepare_environment
 from tunesmith_torch.runtime.machine import Device
+
+if TYPE_CHECKING:
+    from tunesmith_torch.memory_estimate.speed import Speed
 
 Technique = Offered[TechniqueOffer[Any]]
 
@@ -167,21 +171,46 @@ def _find_path(table: Mapping[str, Any], location: Sequence[str | int]) -> tuple
     return tuple(path)
 
 
+SHARE_OF_MEASURED: Range = (0.5, 1.25)
+"""Lowest and highest speed of training, as a share of the measured speed of a layer.
+
+The loss, adapters, the optimizer and small batches take time, too.
+"""
+
+
+def measure_layer(config: Mapping[str, Any], estimate: Estimate, device: Device) -> Speed | None:
+    """Measure how fast the processor computes a layer; return None if it cannot be measured."""
+    if device.type != "cpu" or not estimate.compute_bytes:
+        return None
+    try:
+        prepare_environment()  # the run will use the torch that is imported here
+        from tunesmith_torch.memory_estimate.speed import measure_speed
+
+        tokens = estimate.tokens // max(1, estimate.steps)
+        return measure_speed(config, estimate.compute_bytes, tokens)
+    except Exception:  # a model of any kind can fail; the forecast is only wider then
+        return None
+
+
 def estimate_throughput(
     device: Device,
     technique: str,
     estimate: Estimate,
     hardware: Hardware,
     calibration: Calibration,
+    speed: Speed | None = None,
 ) -> Range | None:
     """Return the range of operations per second in training on a device of this machine.
 
-    The range comes from earlier runs or, without any, from the hardware table. Return None for a
-    GPU that the table does not list.
+    The range comes from earlier runs or, without any, from the measured speed, or from the hardware
+    table. Return None for a GPU that the table does not list.
     """
     measured = calibration.throughput(technique, estimate)
     if measured is not None:
         return measured
+    if speed is not None:
+        low, high = SHARE_OF_MEASURED
+        return low * speed.training, high * speed.training
     if device.type == "cuda":
         known = hardware.find_gpu(device.name)
         return known.throughput if known else None

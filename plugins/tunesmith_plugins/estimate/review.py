@@ -31,9 +31,10 @@ from tunesmith_plugins.estimate.request import (
     estimate_throughput,
     first_estimate,
     iterate_estimates,
+    measure_layer,
     transfer_options,
 )
-from tunesmith_plugins.estimate.run_time import predict_run_time
+from tunesmith_plugins.estimate.run_time import ForwardSpeed, predict_run_time
 from tunesmith_plugins.estimate.savings import Saving, find_savings
 from tunesmith_torch.runtime import machine
 from tunesmith_torch.runtime.machine import Device
@@ -106,10 +107,20 @@ def _build_forecast(
     name = review.plan.technique.offer.name
     calibration = read_calibration(device)
     correction = calibration.correction(estimate, name)
-    throughput = estimate_throughput(device, name, estimate, hardware, calibration)
+    is_first = calibration.throughput(name, estimate) is None
+    speed = measure_layer(review.config, estimate, device) if is_first else None
+    throughput = estimate_throughput(device, name, estimate, hardware, calibration, speed)
     listed = estimate_throughput(device, name, estimate, hardware, Calibration())
     training = estimate_seconds(count_all_flops(estimate), throughput) if throughput else None
-    time = predict_run_time(review, estimate, training, listed, calibration, device)
+    time = predict_run_time(
+        review,
+        estimate,
+        training,
+        ForwardSpeed(listed) if listed else None,
+        calibration,
+        device,
+        ForwardSpeed.from_measured(speed) if speed else None,
+    )
     return Forecast(
         technique=name,
         method=estimate.method,

@@ -2,7 +2,8 @@
 
 The work of answering a row is expressed as a number of forward passes of tokens. A forward pass is
 a third of the work of training on a token. A generated token counts as several forward passes,
-because few rows are computed at once. The prediction is rough for the first run on a device.
+because few rows are computed at once. For the first run on a device, the speed of a layer of the
+model is measured (:mod:`tunesmith_torch.memory_estimate.speed`), or the prediction is rough.
 Earlier runs correct later predictions (:mod:`tunesmith_plugins.estimate.calibration`).
 """
 
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 from tunesmith.estimates import Estimate
 from tunesmith.execution.suitable_baselines import choose_baselines
@@ -23,9 +25,16 @@ from tunesmith_plugins.estimate.calibration import Calibration
 from tunesmith_plugins.estimate.hardware import Range
 from tunesmith_torch.runtime.machine import Device
 
+if TYPE_CHECKING:
+    from tunesmith_torch.memory_estimate.speed import Speed
+
 FORWARD_SHARE = 1 / 3
 """Share of the forward pass in the operations of training."""
 UNITS_PER_GENERATED_TOKEN: Range = (5, 25)
+FORWARD_SHARE_OF_MEASURED: Range = (0.45, 1.2)
+"""Lowest and highest speed of answering, as a share of the measured speed of a layer."""
+GENERATED_SHARE_OF_MEASURED: Range = (0.4, 1.5)
+"""The same for the cost of a generated token; batches have up to four times the measured rows."""
 CHARACTERS_PER_TOKEN = 4
 SAMPLE_ROWS = 200
 """Number of rows whose lengths are measured."""
@@ -44,6 +53,24 @@ OUTSIDE_STEPS = 1.25
 
 
 @dataclass(frozen=True)
+class ForwardSpeed:
+    """The speed of forward passes."""
+
+    operations: Range
+    """Operations per second."""
+    generated_token: Range = UNITS_PER_GENERATED_TOKEN
+    """Number of prompt tokens that are computed in the time of a generated one."""
+
+    @classmethod
+    def from_measured(cls, speed: Speed) -> ForwardSpeed:
+        """Return the range of the speed of answering around the measured speed of a layer."""
+        low, high = FORWARD_SHARE_OF_MEASURED
+        few, many = GENERATED_SHARE_OF_MEASURED
+        token = max(1, few * speed.generated_token), max(1, many * speed.generated_token)
+        return cls((low * speed.forward, high * speed.forward), token)
+
+
+@dataclass(frozen=True)
 class RunTime:
     """The predicted time of each part of a run in seconds, by the name of the part."""
 
@@ -52,21 +79,24 @@ class RunTime:
     """The middle of each part that can be calibrated, before calibration."""
 
 
-def predict_run_time(
+def predict_run_time(  # noqa: PLR0913 - a part is predicted from any of these
     review: ModelReview,
     estimate: Estimate,
     training: Range | None,
-    throughput: Range | None,
+    listed: ForwardSpeed | None,
     calibration: Calibration,
     device: Device,
+    measured: ForwardSpeed | None = None,
 ) -> RunTime:
     """Predict the time of each part of a run, in order, except parts without a prediction.
 
     Args:
         training: predicted time of the training steps, in seconds.
-        throughput: operations per second from the hardware table, before calibration.
+        listed: speed from the hardware table, which calibration corrects.
+        measured: speed of this machine, for the parts that no earlier run corrects. ``training``
+            must come from the same measurement.
     """
-    raw = _predict_raw(review, estimate, throughput) if throughput and estimate.tokens else {}
+    raw = _predict_raw(review, estimate, listed) if listed and estimate.tokens else {}
     parts = {
         part: calibration.correct_part(part, seconds, estimate) for part, seconds in raw.items()
     }
@@ -76,6 +106,9 @@ def predict_run_time(
         parts["training"] = low + LOADING[0], high * OUTSIDE_STEPS + LOADING[1]
         if calibration.throughput(review.plan.technique.offer.name, estimate) is not None:
             known.add("training")
+    if measured and estimate.tokens:
+        again = _predict_raw(review, estimate, measured)
+        parts |= {part: seconds for part, seconds in again.items() if part not in known}
     busy = _busyness(device)
     predicted: dict[str, Range] = {}
     for part in ("baselines", "training", "evaluation"):
@@ -83,21 +116,24 @@ def predict_run_time(
             low, high = parts[part]
             # Earlier runs shared the processor too, so their times contain some of its load.
             slower = (1, math.sqrt(busy)) if part in known else (math.sqrt(busy), busy)
+            slower = (1, 1) if measured and part not in known else slower
             predicted[part] = max(0, low * slower[0] - OVERHEAD), high * slower[1] + OVERHEAD
     middles = {part: math.sqrt(low * high) for part, (low, high) in raw.items()}
     return RunTime(predicted, middles)
 
 
-def _predict_raw(review: ModelReview, estimate: Estimate, throughput: Range) -> dict[str, Range]:
+def _predict_raw(review: ModelReview, estimate: Estimate, speed: ForwardSpeed) -> dict[str, Range]:
     plan, test = review.plan, len(review.test)
     flops = estimate.flops / estimate.tokens * FORWARD_SHARE
-    unit = flops / throughput[1], flops / throughput[0]
+    unit = flops / speed.operations[1], flops / speed.operations[0]
     prompt, answer = _mean_lengths(review.test or review.train, plan.found_model.tokenizer())
-    generates = any(evaluator.offer.generates for evaluator in plan.evaluators)
+    generating = [evaluator for evaluator in plan.evaluators if evaluator.offer.generates]
+    limits = [e.offer.answer_limit(e.config, review.test or review.train) for e in generating]
+    longest = max(answer, *(limit or 0 for limit in limits), 0)
 
-    def time_of(rows: float, end: int, growth: float = 1) -> float:
+    def time_of(rows: float, end: int, growth: float = 1, answer: float = answer) -> float:
         """Return the seconds for answering rows: the minimum (``end`` 0) or the maximum (1)."""
-        generated = answer * UNITS_PER_GENERATED_TOKEN[end] if generates else answer
+        generated = answer * speed.generated_token[end] if generating else answer
         return rows * (growth * prompt + generated) * unit[end]
 
     first = next(iter(plan.evaluators), None)
@@ -111,7 +147,8 @@ def _predict_raw(review: ModelReview, estimate: Estimate, throughput: Range) -> 
         growth = PROMPT_GROWTH.get(offer.solution, 1)
         rows = min(options.max_rows or test, test)
         low += time_of(CHOOSING_ROWS[0] + rows, 0) + LOADING[0] / len(baselines)
-        high += time_of(CHOOSING_ROWS[1] + rows, 1, growth) + LOADING[1] / len(baselines)
+        # An untuned model often does not end its answers before the limit.
+        high += time_of(CHOOSING_ROWS[1] + rows, 1, growth, longest) + LOADING[1] / len(baselines)
     found = {"baselines": (low, high)} if baselines else {}
     if plan.evaluators:
         found["evaluation"] = LOADING[0] + time_of(test, 0), LOADING[1] + time_of(2 * test, 1)

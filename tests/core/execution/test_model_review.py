@@ -155,6 +155,34 @@ def test_a_known_config_is_reviewed_before_the_download(
     assert len(fetched) == 1 and len(reviewer.reviews) == 2
 
 
+def test_lengths_that_were_guessed_are_reviewed_again_with_the_tokenizer(
+    bench: Bench, reviewed: Callable[[Any], Reviewer]
+) -> None:
+    reviewer = reviewed(ReviewResult(findings=[WARNING], forecast=FORECAST))
+    tokenizers: list[Path] = []
+
+    def fetch() -> Path:
+        tokenizers.append(bench.root)
+        reviewer.result = ReviewResult(
+            findings=[WARNING, replace(WARNING, message="new")],
+            forecast=replace(FORECAST, tokens=7),
+        )
+        return bench.root / "base"
+
+    found = replace(
+        bench.plan().found_model,
+        config={"width": 3},
+        fetch=fetch,
+        tokenizer=lambda: tokenizers[0] if tokenizers else None,
+    )
+    plan = replace(bench.plan(), found_model=found)
+    assert execute.run(plan, bench.catalog, bench.folder()).status == "ok"
+    assert len(reviewer.reviews) == 2
+    assert [text for _, _, text in findings(bench)] == ["too large, but forced", "new"]
+    forecasts = [event["tokens"] for event in bench.events() if event["event"] == "forecast"]
+    assert forecasts == [1, 7]
+
+
 def test_a_model_without_config_is_not_reviewed(
     bench: Bench, reviewed: Callable[[Any], Reviewer]
 ) -> None:

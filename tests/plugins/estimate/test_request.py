@@ -7,10 +7,20 @@ from typing import Any, Literal
 import pytest
 from pydantic import Field, ValidationError, model_validator
 
+from tunesmith.estimates import Estimate
 from tunesmith.offers import Offered, Plugin, TechniqueOffer
 from tunesmith.options import Options, from_table
 from tunesmith.records import Completion
-from tunesmith_plugins.estimate.request import transfer_options
+from tunesmith_plugins.estimate.calibration import Calibration, CalibrationEntry, device_key
+from tunesmith_plugins.estimate.hardware import load_hardware
+from tunesmith_plugins.estimate.request import (
+    SHARE_OF_MEASURED,
+    estimate_throughput,
+    measure_layer,
+    transfer_options,
+)
+from tunesmith_torch.memory_estimate.speed import Speed
+from tunesmith_torch.runtime.machine import Device
 
 
 class Adapter(Options):
@@ -220,3 +230,31 @@ def test_a_required_option_that_the_run_file_lacks_is_an_error() -> None:
     with pytest.raises(ValidationError) as caught:
         transferred(Other, adapter={"rank": 4}, epochs=2.0)
     assert [item["loc"] for item in caught.value.errors()] == [("adapter",)]
+
+
+CPU = Device(type="cpu", name="core", memory=None, cores=2)
+ESTIMATE = Estimate(
+    method="analytic", memory={}, flops=3e9, steps=10, tokens=1000, longest_row=9,
+    micro_batch_tokens=9, compute_bytes=4,
+)  # fmt: skip
+
+
+def test_a_measured_speed_comes_after_earlier_runs_and_before_the_table() -> None:
+    hardware, speed = load_hardware(environment={}), Speed(1e9, 2e9, 5.0)
+    table = estimate_throughput(CPU, "lora", ESTIMATE, hardware, Calibration())
+    found = estimate_throughput(CPU, "lora", ESTIMATE, hardware, Calibration(), speed)
+    assert found == tuple(share * 1e9 for share in SHARE_OF_MEASURED) != table
+    run = CalibrationEntry(
+        time="t", device=device_key(CPU), technique="lora", method="analytic", expected=1, peak=1,
+        flops=3e9, steps=10, seconds=10.0, compute_bytes=4,
+    )  # fmt: skip
+    low, high = estimate_throughput(
+        CPU, "lora", ESTIMATE, hardware, Calibration((run,)), speed
+    ) or (0, 0)
+    assert low < 3e8 < high
+
+
+def test_only_models_that_a_processor_can_build_are_measured() -> None:
+    gpu = Device(type="cuda", name="gpu", memory=None, cores=2)
+    assert measure_layer({"model_type": "llama"}, ESTIMATE, gpu) is None
+    assert measure_layer({"model_type": "unknown"}, ESTIMATE, CPU) is None

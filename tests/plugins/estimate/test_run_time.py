@@ -18,7 +18,8 @@ from tunesmith.plan import ModelReview
 from tunesmith.plugins import Selection, find_plugins
 from tunesmith_plugins.estimate import run_time
 from tunesmith_plugins.estimate.calibration import Calibration, CalibrationEntry, device_key
-from tunesmith_plugins.estimate.run_time import RunTime, predict_run_time
+from tunesmith_plugins.estimate.run_time import ForwardSpeed, RunTime, predict_run_time
+from tunesmith_torch.memory_estimate.speed import Speed
 from tunesmith_torch.runtime.machine import Device
 
 DEVICE = Device(type="cpu", name="core", memory=None, cores=2)
@@ -26,7 +27,7 @@ ESTIMATE = Estimate(
     method="traced", memory={}, flops=3e9, steps=10, tokens=1000, longest_row=9,
     micro_batch_tokens=9,
 )  # fmt: skip
-THROUGHPUT = (1e6, 4e6)
+LISTED = ForwardSpeed((1e6, 4e6))
 NO_RUNS = Calibration()
 
 
@@ -53,7 +54,7 @@ def idle(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def predict(folder: Path, calibration: Calibration = NO_RUNS, **tables: Any) -> RunTime:
     training = (10.0, 20.0)
-    args = (ESTIMATE, training, THROUGHPUT, calibration, DEVICE)
+    args = (ESTIMATE, training, LISTED, calibration, DEVICE)
     return predict_run_time(review(folder, **tables), *args)
 
 
@@ -110,6 +111,31 @@ def test_earlier_runs_on_this_device_narrow_the_range(tmp_path: Path) -> None:
         low, high = found.parts[part]
         assert low <= 2 * middle <= high
         assert high - low < raw.parts[part][1] - raw.parts[part][0]
+
+
+def test_a_measured_speed_replaces_the_table_and_the_load_for_the_first_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The layer was measured beside the other programs, so their load is not counted twice."""
+    listed = predict(tmp_path)
+    speed = ForwardSpeed.from_measured(Speed(training=3e6, forward=2e6, generated_token=10.0))
+    args = (review(tmp_path), ESTIMATE, (10.0, 20.0), LISTED)
+    first = predict_run_time(*args, NO_RUNS, DEVICE, speed)
+    monkeypatch.setattr(run_time.os, "getloadavg", lambda: (7.0, 1.0, 1.0))
+    assert predict_run_time(*args, NO_RUNS, DEVICE, speed).parts == first.parts
+    assert first.uncalibrated == listed.uncalibrated, "calibration corrects the table"
+    low, high = first.parts["evaluation"]
+    wide = listed.parts["evaluation"]
+    assert wide[0] < low < high < wide[1]
+
+    entry = CalibrationEntry(
+        time="t", device=device_key(DEVICE), technique="lora", method="traced", expected=1, peak=1,
+        flops=3e9, steps=10, seconds=15.0,
+        parts={part: [middle, 2 * middle] for part, middle in listed.uncalibrated.items()},
+    )  # fmt: skip
+    known = Calibration((entry,))
+    later = predict_run_time(*args, known, DEVICE, speed)
+    assert later.parts == predict_run_time(*args, known, DEVICE).parts
 
 
 def test_without_a_known_speed_only_the_training_can_be_predicted(tmp_path: Path) -> None:

@@ -15,12 +15,14 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from tunesmith.catalog import Catalog
 from tunesmith.errors import TunesmithError
+from tunesmith.import_strings import load_entry_point
 from tunesmith.offers import KINDS, CommandOffer, Plugin
 from tunesmith.plugins import (
     MAX_INSPECTION_BYTES,
@@ -58,8 +60,9 @@ class Inspection:
 def inspect_here(installed: InstalledPlugins) -> list[Inspection]:
     """Import plugins in this process, and return their offers."""
     plugins = Plugins(create_manager())
-    for plugin, entry in installed:
-        plugins.found.append(load_plugin(plugins.manager, plugin, entry.load))
+    for plugin, _ in installed:
+        load = partial(load_entry_point, plugin.module)
+        plugins.found.append(load_plugin(plugins.manager, plugin, load))
     return list_inspections(Catalog(plugins))
 
 
