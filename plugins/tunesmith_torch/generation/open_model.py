@@ -12,6 +12,7 @@ from tunesmith_torch.generation.text_model import TorchTextModel
 from tunesmith_torch.kernels.packed_linear import pack_linears
 from tunesmith_torch.models import artifacts
 from tunesmith_torch.models.initial_model import adapter_base_folder
+from tunesmith_torch.models.loading import read_hidden_size
 from tunesmith_torch.models.open_base import load_model
 from tunesmith_torch.models.quantization import Quantization
 from tunesmith_torch.options.training import TrainingOptions
@@ -42,9 +43,10 @@ def open_text_model(
     """Load the base model, or the model trained from it, from disk."""
     keep_freed_memory()
     torch_device = pick_device(device)
-    precision = pick_precision(torch_device, options.precision)
     adapter = artifact is not None and artifacts.detect_artifact_format(artifact) == "adapter"
     folder = model if adapter or artifact is None else artifact
+    size = read_hidden_size(folder)
+    precision = pick_precision(torch_device, options.precision, hidden_size=size)
     base = load_model(
         folder,
         torch_device,

@@ -23,6 +23,11 @@ With P the probabilities and dO the gradient of the output, a block computes::
     dV = P^T dO                   dZ = P * (dP - rowsum(P * dP))     where dP = dO V^T
     dQ = scale dZ K               dK = scale dZ^T Q
 
+oneDNN computes the products in bf16. For each new shape it compiles a kernel, which takes ten times
+as long as the product. So n is padded with zeros to a multiple of 32 there, and then S is one too:
+blocks of all rows have the same few shapes. Padded keys lie in the future of all queries, and the
+padded queries have no gradient, so the zeros change no result.
+
 The G queries of a key head are stacked into one product, so keys are never repeated. In bf16,
 forward and backward take 30 to 55 % of the fused kernel's time for rows of 32 to 512 tokens.
 Backward reads P, which has L**2 / 2 numbers per head, so long rows use the fused kernel instead
@@ -37,8 +42,10 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from tunesmith_torch.kernels.padding import count_padding
 
 BLOCK_SIZE = 128
 """Number of queries in a block."""
@@ -113,10 +120,11 @@ class _BlockAttentionFunction(torch.autograd.Function):
         spec = ctx.spec
         blocks = split_into_blocks(ctx.cu_seqlens, spec.window, spec.block_size)
         for lo, a, end, row_lengths in blocks:
-            n, S = end - a, end - lo
-            q_KGnd = q_HTd[:, a:end].reshape(K, G * n, d)
+            padding = count_padding(q, end - a)
+            n, S = end - a + padding, end - lo + padding
+            q_KGnd = _take(q_HTd, a, end, padding).reshape(K, G * n, d)
             z = q.new_empty(K, G * n, S)
-            keys = k_KTd[:, lo:end].transpose(1, 2)
+            keys = _take(k_KTd, lo, end, padding).transpose(1, 2)
             torch.baddbmm(z, q_KGnd, keys, beta=0, alpha=ctx.spec.scale, out=z)
             local = ctx.spec.window is not None and ctx.spec.window < S and not row_lengths
             # Without a window, only the last n keys can lie in a query's future. Every query of the
@@ -124,11 +132,12 @@ class _BlockAttentionFunction(torch.autograd.Function):
             width = S if local else n
             window = ctx.spec.window if local else None
             if len(row_lengths) > 1:
-                z += row_bias(row_lengths, 0, G, q.dtype)
+                z += row_bias((*row_lengths, padding), 0, G, q.dtype)
             else:
                 z[..., S - width :] += _causal_bias(n, width, window, G, q.dtype)
             p = torch.softmax(z, -1)
-            o_HTd[:, a:end] = torch.bmm(p, v_KTd[:, lo:end]).view(H, n, d)
+            o_Hnd = torch.bmm(p, _take(v_KTd, lo, end, padding)).view(H, n, d)
+            o_HTd[:, a:end] = o_Hnd[:, : end - a]
             probabilities.append(p)
         ctx.save_for_backward(q, k, v, *probabilities)
         packed: Tensor = o_THd[None]
@@ -147,21 +156,35 @@ class _BlockAttentionFunction(torch.autograd.Function):
         # In reverse, because the last block of a row sees all of the row's keys (without a window).
         # It assigns their gradients, and earlier blocks add to them. So dk and dv start empty.
         for p, (lo, a, end, _) in reversed(computed):
-            n = end - a
-            do_KGnd = do_HTd[:, a:end].reshape(K, G * n, d)
-            q_KGnd = q[0, :, a:end].reshape(K, G * n, d)
-            dp = torch.bmm(do_KGnd, v[0, :, lo:end].transpose(1, 2))
+            padding = count_padding(q, end - a)
+            n = end - a + padding
+            do_KGnd = _take(do_HTd, a, end, padding).reshape(K, G * n, d)
+            q_KGnd = _take(q[0], a, end, padding).reshape(K, G * n, d)
+            dp = torch.bmm(do_KGnd, _take(v[0], lo, end, padding).transpose(1, 2))
             dz = torch.ops.aten._softmax_backward_data(dp, p, -1, p.dtype)
-            dq[0, :, a:end] = torch.bmm(dz, k[0, :, lo:end]).view(H, n, d)
+            dq_Hnd = torch.bmm(dz, _take(k[0], lo, end, padding)).view(H, n, d)
+            dq[0, :, a:end] = dq_Hnd[:, : end - a]
             unwritten = max(lo, min(end, written))  # the keys from lo to here have no gradient yet
             for total_KTd, part_KSd in (
                 (dv[0], torch.bmm(p.transpose(1, 2), do_KGnd)),
                 (dk[0], torch.bmm(dz.transpose(1, 2), q_KGnd)),
             ):
                 total_KTd[:, lo:unwritten] = part_KSd[:, : unwritten - lo]
-                total_KTd[:, unwritten:end] += part_KSd[:, unwritten - lo :]
+                total_KTd[:, unwritten:end] += part_KSd[:, unwritten - lo : end - lo]
             written = lo
         return dq.mul_(ctx.spec.scale), dk.mul_(ctx.spec.scale), dv, None, None
+
+
+def _take(x_HTd: Tensor, start: int, end: int, padding: int) -> Tensor:
+    """Return positions ``start`` to ``end``, followed by ``padding`` zeros.
+
+    Contiguous in bf16, because products would copy their arguments otherwise, transposed ones
+    slowly.
+    """
+    part_HSd = x_HTd[:, start:end]
+    if padding:
+        return nn.functional.pad(part_HSd, (0, 0, 0, padding))
+    return part_HSd.contiguous() if x_HTd.dtype == torch.bfloat16 else part_HSd
 
 
 @lru_cache(maxsize=64)

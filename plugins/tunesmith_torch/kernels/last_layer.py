@@ -15,7 +15,8 @@ queries, the output projection and the feed-forward of positions without loss. W
     output [P, D]           0   y   0   y   | scattered back, zeros elsewhere
 
 Hooks gather the inputs of these modules to N rows and scatter their outputs back to P rows. They
-exist during one forward pass. The module tree and its parameter names do not change.
+exist during one forward pass. The module tree and its parameter names do not change. Zeros may
+follow the N rows (:mod:`tunesmith_torch.kernels.padding`), and their outputs are dropped.
 """
 
 from __future__ import annotations
@@ -28,38 +29,41 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from tunesmith_torch.kernels.padding import pad_positions
+
 _Mapping = Callable[[Tensor, "PositionIndex"], Tensor]
 
 
 class PositionIndex:
     """The indices of N selected positions out of P, and the place of each position among them.
 
-    The place of a position that is not selected is N.
+    The place of a position that is not selected is -1.
     """
 
     def __init__(self, positions_N: Tensor, P: int) -> None:
         self.positions_N = positions_N
-        self.inverse_P = positions_N.new_full((P,), len(positions_N))
+        self.inverse_P = positions_N.new_full((P,), -1)
         self.inverse_P[positions_N] = torch.arange(len(positions_N), device=positions_N.device)
 
     def gather(self, x_PD: Tensor) -> Tensor:
-        """Select the N rows, [P, D] to [N, D]."""
+        """Select the N rows, [P, D] to [N, D]; zeros may follow them."""
         out_ND: Tensor = _IndexFunction.apply(x_PD, self, _gather, _scatter)  # type: ignore[no-untyped-call]
         return out_ND
 
     def scatter(self, x_ND: Tensor) -> Tensor:
-        """Put the N rows at their positions and zeros elsewhere, [N, D] to [P, D]."""
+        """Put the first N rows at their positions and zeros elsewhere, [N, D] to [P, D]."""
         out_PD: Tensor = _IndexFunction.apply(x_ND, self, _scatter, _gather)  # type: ignore[no-untyped-call]
         return out_PD
 
 
 def _gather(x_PD: Tensor, index: PositionIndex) -> Tensor:
-    return x_PD.index_select(0, index.positions_N)
+    return pad_positions(x_PD.index_select(0, index.positions_N))
 
 
 def _scatter(x_ND: Tensor, index: PositionIndex) -> Tensor:
     """Select rows of x_ND or a row of zeros: deterministic, and faster than a scatter."""
-    return torch.cat([x_ND, x_ND.new_zeros(1, x_ND.shape[1])]).index_select(0, index.inverse_P)
+    rows_D = torch.cat([x_ND, x_ND.new_zeros(1, x_ND.shape[1])])
+    return rows_D.index_select(0, index.inverse_P % len(rows_D))
 
 
 class _IndexFunction(torch.autograd.Function):

@@ -51,8 +51,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from tunesmith_torch.kernels.padding import pad_positions
 
 __all__ = ["linear_cross_entropy", "token_logprobs"]
 
@@ -182,6 +184,9 @@ def _nll_and_input_grads(
     cast = (x if x is None else x.detach().to(transform.dtype) for x in inputs)
     hidden_ND, weight_VD, bias_V = cast
     assert hidden_ND is not None and weight_VD is not None
+    count, hidden_ND = len(hidden_ND), pad_positions(hidden_ND)
+    padding = 0, len(hidden_ND) - count  # positions of weight 0, so without a gradient
+    labels_N, weights_N = (nn.functional.pad(x, padding) for x in (labels_N, weights_N))
     (N, D), V = hidden_ND.shape, len(weight_VD)
     # Every chunk reads and writes all of dweight_VD. From about D / 4 positions on, the products
     # of a chunk take longer than that.
@@ -215,8 +220,10 @@ def _nll_and_input_grads(
             dweight_VD += torch.mm(raw_nV.t(), hidden_ND[chunk])
         if dbias_V is not None:
             dbias_V += raw_nV.sum(0, dtype=wide)
+    if dhidden_ND is not None:
+        dhidden_ND = dhidden_ND[:count]
     grads = zip(inputs, (dhidden_ND, dweight_VD, dbias_V), strict=True)
-    return nll_N, [g if g is None or x is None else g.to(x.dtype) for x, g in grads]
+    return nll_N[:count], [g if g is None or x is None else g.to(x.dtype) for x, g in grads]
 
 
 def _nll_and_logit_grads(
@@ -258,7 +265,9 @@ def _nll_and_logit_grads(
         label_grad_n1 = nll_n1.neg().expm1_().mul_(scaled_n1)
         if slope_n1 is not None:
             label_grad_n1.mul_(slope_n1)
-        raw_nV.scatter_(1, labels_n1, label_grad_n1.to(raw_nV.dtype))
+        # Not scatter_: on a CPU in bf16, it converts the whole chunk to fp32 and back.
+        rows_n = torch.arange(n, device=raw_nV.device)
+        raw_nV[rows_n, labels_n] = label_grad_n1.squeeze(1).to(raw_nV.dtype)
     return nll_n1.squeeze(1)
 
 

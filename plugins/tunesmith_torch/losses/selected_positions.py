@@ -187,7 +187,7 @@ def _hidden_of_part(
         hidden_BTD = decoder(
             input_ids=batch.ids_BT, position_ids=batch.positions_BT, use_cache=False, **options
         ).last_hidden_state
-    return index.gather(hidden_BTD.flatten(0, 1))
+    return index.gather(hidden_BTD.flatten(0, 1))[: len(batch.trained_N)]
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property
 from typing import Any, Literal
 
 from tunesmith.estimates import EstimateRequest
@@ -16,7 +16,11 @@ from tunesmith_torch.memory_estimate.workload import (
 )
 from tunesmith_torch.options.adaptation import AdapterOptions, Method
 from tunesmith_torch.options.training import TrainingOptions
-from tunesmith_torch.runtime.machine import find_bf16_flags, read_processor_flags
+from tunesmith_torch.runtime.machine import (
+    MIN_BF16_HIDDEN_SIZE,
+    find_bf16_flags,
+    read_processor_flags,
+)
 
 __all__ = ["EstimateSetting"]
 
@@ -78,13 +82,16 @@ class EstimateSetting:
         """The options of the adapter to train; None if all weights are trained."""
         return self.options.adaptation.adapter
 
-    @property
+    @cached_property  # reads the processor's flags
     def compute_bytes(self) -> int:
         """Bytes per number in the compute dtype."""
         precision = self.options.precision
         if precision != "auto":
             return 2 if precision == "bf16" else 4
-        return 2 if self.device == "cuda" or _cpu_has_bf16() else 4
+        if self.device == "cuda":
+            return 2
+        is_large = self.shape.hidden_size >= MIN_BF16_HIDDEN_SIZE
+        return 2 if is_large and find_bf16_flags(read_processor_flags()) else 4
 
     @property
     def storage_bytes(self) -> int:
@@ -156,9 +163,3 @@ class EstimateSetting:
 
 
 _EMBEDDING_MODULES = ("lm_head", "embed_tokens")
-
-
-@cache
-def _cpu_has_bf16() -> bool:
-    """Return True if training on this machine's CPU uses bf16 by default."""
-    return bool(find_bf16_flags(read_processor_flags()))

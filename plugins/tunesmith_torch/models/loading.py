@@ -51,6 +51,7 @@ __all__ = [
     "load_config",
     "load_tokenizer",
     "no_progress_bars",
+    "read_hidden_size",
 ]
 
 _UNUSUAL_TEXT = "\u2603 \U0001f600\n"
@@ -175,6 +176,15 @@ def load_config(folder: Path) -> PretrainedConfig:
             folder, trust_remote_code=False, local_files_only=True
         )
     return config
+
+
+def read_hidden_size(folder: Path) -> int | None:
+    """Return the width of the model's hidden states, without reading the weights.
+
+    The result is None if the config does not state it.
+    """
+    size: int | None = getattr(load_config(folder).get_text_config(), "hidden_size", None)
+    return size
 
 
 def _check_model_type(name: object, path: Path) -> None:

@@ -353,7 +353,10 @@ class TrainingOptions(Options):
     )
     precision: Literal["auto", "bf16", "fp32"] = Field(
         default="auto",
-        description='Number format of the computation. "auto": bf16 where that is faster.',
+        description=(
+            'Number format of the computation. "auto": bf16 if that is faster for a model of this '
+            "size on this processor. A resumed run keeps the choice."
+        ),
     )
     packing: bool = Field(
         default=True,

@@ -11,6 +11,7 @@ from tunesmith import distributed
 from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.text import format_count
 from tunesmith_torch.runtime.machine import (
+    MIN_BF16_HIDDEN_SIZE,
     count_local_ranks,
     find_bf16_flags,
     read_processor_flags,
@@ -63,17 +64,24 @@ def pick_device(name: str = "auto") -> torch.device:
 def pick_precision(
     device: torch.device,
     precision: Literal["auto", "bf16", "fp32"] = "auto",
+    *,
+    hidden_size: int | None = None,
     cpu_flags: frozenset[str] | None = None,
 ) -> Precision:
     """Return the requested precision; ``auto`` is bfloat16 where that is native and faster.
 
-    ``auto`` never picks emulated or slow bfloat16, which would only be less exact. ``cpu_flags``
-    holds Linux's names of CPU flags; by default, the flags of this machine are used.
+    ``auto`` never picks emulated or slow bfloat16, which would only be less exact. The choice
+    depends on the processor and on the model's ``hidden_size``, if known. It is not measured,
+    because a measurement depends on the load, and the results would then too. ``cpu_flags`` holds
+    Linux's names of CPU flags; by default, the flags of this machine are used.
     """
     if precision != "auto":
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         return Precision(dtype, "requested")
     native = _native_bf16_device(device, cpu_flags)
+    if native and device.type == "cpu" and 0 < (hidden_size or 0) < MIN_BF16_HIDDEN_SIZE:
+        reason = f"a model with hidden size {hidden_size} is too small to be faster in bfloat16"
+        return Precision(torch.float32, reason)
     if native:
         return Precision(torch.bfloat16, f"{native} computes in bfloat16")
     return Precision(torch.float32, f"this {device.type} does not compute faster in bfloat16")

@@ -4,7 +4,7 @@
 :class:`TrainingTask`. All ranks run these steps together::
 
     replace "auto" options          | resolve_parallel, resolve_auto, with task.grouping
-    pick device and precision       | pick_device, pick_precision
+    pick device and precision       | pick_device, resolve_precision
     tokenize rows in a thread       | task.tokenize
       while the weights are read    | load_model
     add adapters, or unfreeze all   | task.adapt, as options.adaptation asks
@@ -53,6 +53,7 @@ from tunesmith_torch.models.loading import (
     enable_gradient_checkpointing,
     load_config,
     load_tokenizer,
+    read_hidden_size,
 )
 from tunesmith_torch.models.open_base import load_model
 from tunesmith_torch.models.quantization import Quantization
@@ -62,11 +63,12 @@ from tunesmith_torch.optim import adamw
 from tunesmith_torch.optim.schedule import BatchOrder
 from tunesmith_torch.options.training import DEFAULT_BY, TrainingOptions
 from tunesmith_torch.runtime import distributed
-from tunesmith_torch.runtime.device import Precision, pick_device, pick_precision
+from tunesmith_torch.runtime.device import Precision, pick_device
 from tunesmith_torch.runtime.memory import peak_bytes, reset_peak
 from tunesmith_torch.training.additions import NO_ADDITIONS, Additions
 from tunesmith_torch.training.auto_batch import resolve_auto
 from tunesmith_torch.training.auto_parallel import resolve_parallel
+from tunesmith_torch.training.auto_precision import resolve_precision
 from tunesmith_torch.training.loop import BatchCounts, Objective, RunLoop, run_training_loop
 from tunesmith_torch.training.monitor import NO_MONITOR, TrainingMonitor
 from tunesmith_torch.training.rate_pilots import RatePilots
@@ -274,13 +276,13 @@ def _open_session(job: Job[Any], task: TrainingTask[DataT]) -> tuple[TrainingSes
     """Read the weights and tokenize the rows at the same time, and adapt the model."""
     options: TrainingOptions = job.config
     device = pick_device(job.device)
-    precision = pick_precision(device, options.precision)
     adamw.check_available(options.optimizer.name, device)  # before loading, which takes minutes
     reset_peak(device)
     job.checkpoints.keep = options.checkpoints.keep
     initial = InitialModel.from_options(options, job.stage)
     lineage = distributed.rank_0_first(lambda: _check_lineage(job, initial))
     folder = base_folder(job.model, initial)
+    precision = resolve_precision(job, device, read_hidden_size(folder))
     limit = min(options.max_length, config_context_length(load_config(folder)))
     tokenizer = load_tokenizer(folder)
     template = Template.from_options(tokenizer, options)

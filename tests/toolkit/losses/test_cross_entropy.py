@@ -190,3 +190,14 @@ def test_second_backward_is_refused() -> None:
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="modified by an inplace"):
         loss.backward()
+
+
+def test_no_step_in_bf16_converts_all_logits() -> None:
+    """Conversions go through blocks: scatter_ would copy a chunk to fp32 and back."""
+    hidden_ND = torch.randn(640, 8).bfloat16().requires_grad_()
+    weight_VD = torch.randn(3000, 8).bfloat16().requires_grad_()
+    labels_N = torch.randint(3000, (640,))
+    with torch.profiler.profile(record_shapes=True) as profiler:
+        linear_cross_entropy(hidden_ND, weight_VD, labels_N).backward()
+    copied = [event.input_shapes[0] for event in profiler.events() if event.name == "aten::copy_"]
+    assert copied and [640, 3000] not in copied

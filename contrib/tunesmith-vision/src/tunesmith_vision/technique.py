@@ -24,7 +24,7 @@ from tunesmith_torch.generation.text_model import TorchTextModel
 from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.models.artifacts import attach_adapter
 from tunesmith_torch.models.initial_model import InitialModel
-from tunesmith_torch.models.loading import LoadedBase, load_config
+from tunesmith_torch.models.loading import LoadedBase, load_config, read_hidden_size
 from tunesmith_torch.models.open_base import load_model
 from tunesmith_torch.models.quantization import Quantization
 from tunesmith_torch.runtime.device import Precision, pick_device, pick_precision
@@ -109,10 +109,11 @@ class Vision:
         """Open the trained model; None: the base model, whose new projector is untrained."""
         torch_device = pick_device(device)
         table = open_table(model, self.options)
+        size = read_hidden_size(model)
         base = load_model(
             model,
             torch_device,
-            pick_precision(torch_device, self.options.precision),
+            pick_precision(torch_device, self.options.precision, hidden_size=size),
             packing=False,
             quantization=Quantization.from_options(self.options.quantization),
             fused_kernels=self.options.fused_kernels,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from tunesmith.catalog import Catalog
@@ -20,6 +21,7 @@ from tunesmith.storage import RunFolder
 from tunesmith_torch.export.export_run import MeasureFunction, TrainedModel
 from tunesmith_torch.models.artifacts import detect_artifact_format
 from tunesmith_torch.models.initial_model import adapter_base_folder, find_adapter_base
+from tunesmith_torch.models.loading import read_hidden_size
 from tunesmith_torch.models.merging import MergeOptions
 from tunesmith_torch.models.quantization import Quantization
 from tunesmith_torch.options.training import TrainingOptions
@@ -64,19 +66,20 @@ def find_trained_model(folder: RunFolder, plan: Plan, catalog: Catalog) -> Train
     return TrainedModel(
         base=base,
         artifact=artifact,
-        merge=_merge_options(plan, options),
+        merge=_merge_options(plan, options, base),
         test=test,
         measure=_measure(rated[0], test[:METRIC_ROWS], test) if rated and test else None,
         higher_is_better=rated[0].offer.metrics[0].higher_is_better if rated else True,
     )
 
 
-def _merge_options(plan: Plan, options: Any) -> MergeOptions:
+def _merge_options(plan: Plan, options: Any, base: Path) -> MergeOptions:
     device = pick_device(plan.run.device)
     policy = getattr(options, "policy", options)  # with several stages: those of the last one
     training = policy if isinstance(policy, TrainingOptions) else options
     quantization = Quantization.from_options(training.adaptation.quantization)
-    precision = pick_precision(device, training.precision)
+    size = read_hidden_size(base)
+    precision = pick_precision(device, training.precision, hidden_size=size)
     return MergeOptions(device=device, dtype=precision.dtype, quantization=quantization)
 
 

@@ -33,6 +33,7 @@ from tunesmith_plugins.techniques.rlhf.reward_gate import (
 from tunesmith_plugins.techniques.rlhf.reward_task import RewardTask
 from tunesmith_torch.models.artifacts import detect_artifact_format
 from tunesmith_torch.models.initial_model import InitialModel, find_adapter_base
+from tunesmith_torch.models.loading import read_hidden_size
 from tunesmith_torch.models.quantization import Quantization
 from tunesmith_torch.options.training import TrainingOptions
 from tunesmith_torch.rlhf.policy_task import PolicyTask
@@ -263,11 +264,12 @@ class Stages:
         release_memory()
         options = self.options.reward
         device = pick_device(self.job.device)
+        base = _base_folder_of(source.path, self.job.model)
         model = RewardModel.load(
-            _base_folder_of(source.path, self.job.model),
+            base,
             source.path,
             device,
-            pick_precision(device, options.precision),
+            pick_precision(device, options.precision, hidden_size=read_hidden_size(base)),
             packing=options.packing,
             quantization=source.quantization,
         )
