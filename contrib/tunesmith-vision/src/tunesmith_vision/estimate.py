@@ -1,7 +1,9 @@
 """Predict the memory of training on images: that of the language model, and what images add.
 
-For the language model, an image is as many tokens as its layout has. Beside it are the tower and
-the features of all images, which stay in the memory of the CPU, and the projector in training.
+For the language model, an image is as many tokens as its layout has. The two to six tokens that
+templates of Qwen-VL and Gemma 3 write around each image are not counted. Beside the model are the
+tower and the features of all images, which stay in the memory of the CPU, and the projector in
+training.
 """
 
 from __future__ import annotations
