@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from tunesmith.encoders import Encoder
     from tunesmith.estimates import Estimate, EstimateRequest, MemorySaving
     from tunesmith.generators import Generator
-    from tunesmith.records import Feature, Record
+    from tunesmith.records import Feature, Part, Record
 
 C = TypeVar("C", bound="BaseModel")
 RUN_FILE_TABLES = (
@@ -100,6 +100,10 @@ class DataLoaderOffer(ComponentOffer[C]):
     recognizes: Callable[[str], bool] = lambda name: False
     """Return True if the loader can read this value of ``train``: a path, a pattern or a URL. It is
     called only if the user chose no loader. Built-in loaders are asked last."""
+    read_media: Callable[[C, Path], Part] | None = None
+    """Return the part of a message that a file holds, such as an image, for ``tunesmith chat
+    --image``. It raises a ``TunesmithError`` for a file that it cannot read. None: rows have only
+    text."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import PIL.Image
@@ -12,7 +13,7 @@ import torch
 from pictures import ask, picture_bytes, question
 from training import options, rows, split_folder
 
-from tunesmith.contracts import BaselineTask
+from tunesmith.contracts import BaselineTask, Generation
 from tunesmith.errors import UsageError
 from tunesmith.options import from_table
 from tunesmith_vision.baselines import (
@@ -29,6 +30,7 @@ from tunesmith_vision.baselines import (
     suits_classifier,
 )
 from tunesmith_vision.images import Image, ImageReader, open_picture
+from tunesmith_vision.ocr import ImageOcr, ImageOcrOptions, OcrTextModel, TextReader
 from tunesmith_vision.technique import Vision
 from tunesmith_vision.towers import LiteTower
 
@@ -125,3 +127,60 @@ def test_the_tower_is_pretrained_and_looks_at_positions() -> None:
     assert all(
         torch.equal(a, b) for a, b in zip(projector.parameters(), again.parameters(), strict=True)
     )
+
+
+class FakeReader(TextReader):
+    """Reads the name of the file in place of its text, and counts."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    @property
+    def _engine(self) -> Any:
+        def read(pixels: Any) -> Any:
+            self.count += 1
+            return SimpleNamespace(txts=("TOTAL", str(pixels[0, 0].tolist())))
+
+        return read
+
+
+class Echo:
+    """Answers with everything that it was asked."""
+
+    def generate(self, prompts: Any, max_new_tokens: int, **_: Any) -> list[Generation]:
+        texts = ["|".join(f"{m.role}:{m.text}" for m in prompt) for prompt in prompts]
+        return [Generation(text, 1, "stop") for text in texts]
+
+
+def test_ocr_gives_the_model_text_in_place_of_images(tmp_path: Path) -> None:
+    pytest.importorskip("rapidocr")
+    found = shades(tmp_path)
+    reader = FakeReader()
+    examples = reader.read_exchange(ask("*Which?", "warm", found[0][1]))
+    model: Any = OcrTextModel(Echo(), reader, examples, "Be brief.")
+    for _ in range(2):
+        (answer,) = model.generate([(question("See *. Which?", found[1][1]),)], 8)
+    assert answer.text == (
+        "system:Be brief.|user:TOTAL\n[250, 250, 250]\nWhich?|assistant:warm"
+        "|user:See TOTAL\n[250, 250, 250]\n. Which?"
+    )
+    assert reader.count == 2, "each image is read once"
+
+
+def test_ocr_has_a_variant_for_each_number_of_examples(tmp_path: Path) -> None:
+    rows = [ask("*Which?", name, image) for name, image in shades(tmp_path)[:2]]
+    reader = ImageOcr(from_table(ImageOcrOptions, {"k": [0, 4]}))
+    none, four = reader.variants(task(rows, Echo()))
+    assert none.name == "k=0" and not none.omitted
+    assert four.omitted == "there are fewer training rows"
+
+
+def test_rapidocr_reads_text_without_a_download(tmp_path: Path) -> None:
+    pytest.importorskip("rapidocr")
+    from PIL import ImageDraw, ImageFont
+
+    picture = PIL.Image.new("RGB", (320, 80), "white")
+    ImageDraw.Draw(picture).text((20, 20), "TOTAL 42.50", "black", ImageFont.load_default(40))
+    picture.save(tmp_path / "receipt.png")
+    image = ImageReader(tmp_path, 10**6, 10**6).read("receipt.png")
+    assert "42.50" in TextReader().read(image)

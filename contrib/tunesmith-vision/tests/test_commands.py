@@ -16,7 +16,7 @@ from tunesmith.errors import UsageError
 from tunesmith_vision.commands import join, split
 from tunesmith_vision.offer import VISION, review_plan
 from tunesmith_vision.rows import mark_images
-from tunesmith_vision.template import check_template, wrap_template
+from tunesmith_vision.template import Placeholder, check_template, wrap_template
 
 
 def invoke(command: Any, *arguments: object) -> str:
@@ -44,7 +44,7 @@ def plan(model_type: str, offer: Any = VISION) -> Any:
 def test_a_model_that_is_not_divided_is_explained_in_the_plan() -> None:
     (finding,) = review_plan(plan("smolvlm"))
     assert "must be divided" in finding.message and "vision split models/vlm" in finding.hint
-    (finding,) = review_plan(plan("gemma3"))
+    (finding,) = review_plan(plan("paligemma"))
     assert "both directions" in finding.message
     assert not review_plan(plan("llama")) and not review_plan(plan("smolvlm", offer=None))
 
@@ -54,11 +54,11 @@ def test_a_wrapped_template_also_takes_parts() -> None:
     tokenizer = AutoTokenizer.from_pretrained(vlm_folder("idefics3"))
     parts = [{"type": "image"}, {"type": "text", "text": "Which?"}]
     turns = [{"role": "user", "content": parts}]
-    wrapped = wrap_template(tokenizer.chat_template, "<image>")
+    wrapped = wrap_template(tokenizer.chat_template, Placeholder("<image>"))
     options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True}
     expected = tokenizer.apply_chat_template(turns, **options)
     assert tokenizer.apply_chat_template(turns, chat_template=wrapped, **options) == expected
-    check_template(tokenizer, wrapped, "<image>")
+    check_template(tokenizer, wrapped, Placeholder("<image>"))
     saved = AutoTokenizer.from_pretrained(split_folder("idefics3"))
     assert saved.apply_chat_template(turns, **options) == expected
 

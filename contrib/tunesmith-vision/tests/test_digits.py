@@ -62,6 +62,11 @@ def run(folder: Path, model: Path) -> dict[str, Any]:
     return report
 
 
+def read_events(folder: Path, kind: str) -> list[dict[str, Any]]:
+    lines = (folder / "runs/digits/events.jsonl").read_text().splitlines()
+    return [event for event in map(json.loads, lines) if event.get("event") == kind]
+
+
 def value(report: dict[str, Any], model: str, metric: str) -> float:
     (found,) = [
         e["value"] for e in report["evaluations"] if (e["model"], e["metric"]) == (model, metric)
@@ -80,3 +85,7 @@ def test_a_tiny_language_model_learns_to_read_digits(tmp_path: Path) -> None:
     assert value(report, "image-probe", "exact-match") >= 0.9
     assert value(report, "image-majority", "exact-match") <= 0.4
     assert report["verdict"]["word"] != "DOES NOT LOOK"
+    (forecast,) = read_events(tmp_path, "forecast")
+    (finished,) = read_events(tmp_path, "training-finished")
+    low, high = forecast["memory"]["low"], forecast["memory"]["high"]
+    assert low <= finished["peak_memory_bytes"] <= high

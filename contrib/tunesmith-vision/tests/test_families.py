@@ -6,20 +6,37 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pictures import picture_bytes, question
 from safetensors.torch import load_file
 from tiny_vlm import FAMILIES, Plain
-from training import options, rows, split_folder, train, two_turns, vlm_folder
-from transformers import AutoModelForImageTextToText
+from training import (
+    collect,
+    make_table,
+    options,
+    rows,
+    split_folder,
+    tokenize,
+    train,
+    two_turns,
+    vlm_folder,
+)
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-from tunesmith.errors import EnvironmentProblem, UsageError
+from tunesmith.errors import DataError, EnvironmentProblem, UsageError
+from tunesmith.events import StepFinished, TrainingStarted
 from tunesmith.records import Message, last_exchange
-from tunesmith_vision.families import REFUSED
+from tunesmith_torch.data.packing import collate
+from tunesmith_torch.losses.selected_positions import get_lm_head, hidden_at_targets
+from tunesmith_torch.models.open_base import load_model
+from tunesmith_torch.runtime.device import Precision
+from tunesmith_vision.families import REFUSED, find_family
 from tunesmith_vision.images import ImageReader, open_picture
 from tunesmith_vision.merge import merge_artifact
-from tunesmith_vision.technique import Vision
+from tunesmith_vision.technique import Vision, add_images, new_projector
+from tunesmith_vision.towers import FEATURE, blank_picture
 from tunesmith_vision.vlm import ModelTower, split_model
 
 
@@ -89,11 +106,95 @@ def compare(plain: Plain, model: Any) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_training_starts_with_the_loss_of_plain_transformers(family: str, tmp_path: Path) -> None:
+    """All rows in one batch, packed if the family can be packed; adapters change nothing yet."""
+    records, model = rows(), split_folder(family)
+    events = collect(
+        tmp_path / "run", records, model, max_steps=1, batch_size=len(records), packing=True
+    )
+    (started,) = [event for event in events if isinstance(event, TrainingStarted)]
+    assert started.details["layout"] == ("padded" if family == "gemma3" else "packed")
+    (step,) = [event for event in events if isinstance(event, StepFinished)]
+    expected = mean_loss(Plain(vlm_folder(family), family), records, model).item()
+    assert abs(step.loss - expected) < 1e-5
+
+
+def mean_loss(plain: Plain, records: Any, model: Path) -> torch.Tensor:
+    """Return the mean loss of all trained tokens in plain transformers, row by row."""
+    found = tokenize(records, make_table(model), model=model).examples
+    total, count = torch.zeros(()), 0
+    for index, example in zip(found.records, found, strict=True):
+        inputs = plain.inputs(records[index].messages, prompt=False)
+        trained = torch.from_numpy(np.flatnonzero(np.asarray(example.trained)))
+        labels = torch.full_like(inputs.input_ids, -100)
+        labels[0, trained] = inputs.input_ids[0, trained]
+        total = total + plain.model(**inputs, labels=labels).loss * len(trained)
+        count += len(trained)
+    return total / count
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "gemma3"])
+def test_gradients_of_all_parts_equal_those_of_plain_transformers(family: str) -> None:
+    """The gradients of the mean loss over all rows, each computed with its own images."""
+    folder, records = split_folder(family), rows()
+    plain = Plain(vlm_folder(family), family)
+    plain.model.requires_grad_(True)
+    mean_loss(plain, records, folder).backward()
+    table = make_table(folder)
+    examples = tokenize(records, table, model=folder).examples
+    base = load_model(
+        folder, torch.device("cpu"), Precision(torch.float32, "test"), packing=family != "gemma3"
+    )
+    table.tower.start_training(torch.device("cpu"))
+    projector = new_projector(base.model, table, 0).requires_grad_(True)
+    add_images(base.model, table, projector)
+    batch = collate(examples, range(len(examples)), packed=family != "gemma3")
+    loss = get_lm_head(base.model).loss(hidden_at_targets(base.model, batch), batch)
+    (loss / len(batch.targets_N)).backward()
+    names = find_family({"model_type": family}, folder)
+    inner = plain.model.model
+    pairs = [
+        (projector, inner.get_submodule(names.projector)),
+        (table.tower.module, inner.get_submodule(names.tower)),
+        (base.model.model.layers, inner.get_submodule(names.language).layers),
+    ]
+    for ours, theirs in pairs:
+        expected = dict(theirs.named_parameters())
+        compared = 0
+        for name, parameter in ours.named_parameters():
+            if parameter.grad is not None:
+                assert torch.allclose(parameter.grad, expected[name].grad, atol=1e-5), name
+                compared += bool(parameter.grad.abs().max() > 1e-6)
+        assert compared, "no gradient was compared"
+
+
+@pytest.mark.parametrize("family", ["idefics3", "qwen2_vl", "gemma3"])
+def test_a_model_whose_parts_are_all_trained_joins(family: str, tmp_path: Path) -> None:
+    base = split_folder(family)
+    table: Any = {"language": "full", "train_tower": True, "max_steps": 3, "learning_rate": 1e-3}
+    artifact = train(tmp_path / "run", model=base, **table)
+    assert AutoModelForCausalLM.from_pretrained(artifact).config == (
+        AutoModelForCausalLM.from_pretrained(base).config
+    ), "the language model has its own names"
+    merge_artifact(artifact, base, tmp_path / "joined")
+    compare(
+        Plain(tmp_path / "joined", family),
+        Vision(options(**table)).open(base, artifact, device="cpu"),
+    )
+    before = AutoModelForImageTextToText.from_pretrained(vlm_folder(family)).state_dict()
+    after = AutoModelForImageTextToText.from_pretrained(tmp_path / "joined").state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    names = find_family({"model_type": family}, base)
+    for part in (names.tower, names.projector, f"{names.language}.layers.0.mlp"):
+        assert any(name.startswith(f"model.{part}") for name in moved), part
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_trained_model_joins_to_one_that_plain_transformers_loads(
     family: str, tmp_path: Path
 ) -> None:
     base = split_folder(family)
-    artifact = train(tmp_path / "run", model=base)
+    artifact = train(tmp_path / "run", model=base, learning_rate=1e-3)
     merge_artifact(artifact, base, tmp_path / "joined")
     joined = Plain(tmp_path / "joined", family)
     compare(joined, open_model(family, artifact))
@@ -102,7 +203,8 @@ def test_a_trained_model_joins_to_one_that_plain_transformers_loads(
     assert before.keys() == after.keys()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert any("q_proj" in name for name in changed)
-    assert any("project" in name for name in changed)
+    projector = find_family({"model_type": family}, base).projector
+    assert any(projector in name for name in changed)
     assert not any("vision" in name or "embed_tokens" in name for name in changed)
 
 
@@ -151,7 +253,7 @@ def test_a_damaged_tower_is_explained(tmp_path: Path) -> None:
     tensors.pop(next(name for name in tensors if "vision_tower" in name))
     save_file(tensors, file)
     with pytest.raises(EnvironmentProblem, match="does not fit its config"):
-        ModelTower(tmp_path / "model")
+        ModelTower(tmp_path / "model").encode(blank_picture())
 
 
 def test_the_digest_of_a_tower_contains_its_config(tmp_path: Path) -> None:
@@ -159,14 +261,15 @@ def test_the_digest_of_a_tower_contains_its_config(tmp_path: Path) -> None:
     import shutil
 
     shutil.copytree(split_folder(), tmp_path / "model")
+    picture = open_picture(wide(tmp_path)[0])
     before = ModelTower(tmp_path / "model")
+    features, digest = before.encode(picture), before.digest
     file = tmp_path / "model/vision/config.json"
     config = json.loads(file.read_text())
     file.write_text(json.dumps({**config, "vision_feature_layer": -1}))
     after = ModelTower(tmp_path / "model")
-    picture = open_picture(wide(tmp_path)[0])
-    assert not torch.equal(before.encode(picture), after.encode(picture))
-    assert before.digest != after.digest
+    assert not torch.equal(features, after.encode(picture))
+    assert digest != after.digest
 
 
 def test_a_crash_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,11 +293,17 @@ def test_a_folder_that_exists_is_kept(tmp_path: Path) -> None:
         split_model(vlm_folder("llava"), tmp_path)
 
 
-def test_the_tokens_of_tiles_follow_the_size(tmp_path: Path) -> None:
-    tower = ModelTower(split_folder("idefics3"))
-    for image in wide(tmp_path):
-        from tunesmith_vision.towers import FEATURE
+def test_an_image_that_is_too_narrow_for_the_model_is_named(tmp_path: Path) -> None:
+    (tmp_path / "line.png").write_bytes(picture_bytes((9, 9, 9), (900, 4)))
+    image = ImageReader(tmp_path, 10**6, 10**6).read("line.png")
+    with pytest.raises(DataError, match=r"line.png: the model cannot read this image"):
+        ModelTower(split_folder("qwen2_vl")).layout(image)
 
+
+@pytest.mark.parametrize("family", ["idefics3", "qwen2_vl", "qwen2_5_vl"])
+def test_the_tokens_of_an_image_follow_its_size(family: str, tmp_path: Path) -> None:
+    tower = ModelTower(split_folder(family))
+    for image in wide(tmp_path):
         layout = tower.layout(image)
         assert [*layout].count(FEATURE) == len(tower.encode(open_picture(image)))
     assert len({len(tower.layout(image)) for image in wide(tmp_path)}) > 1

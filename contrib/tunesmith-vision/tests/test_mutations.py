@@ -9,8 +9,11 @@ import pytest
 import test_families
 import test_masks
 import test_training
+import torch
 
 from tunesmith_vision.features import FeatureTable, ImageEncoder
+from tunesmith_vision.grid_positions import GridPositions
+from tunesmith_vision.image_blocks import ImageBlocks
 from tunesmith_vision.vlm import ModelTower
 
 
@@ -35,9 +38,11 @@ def test_labels_on_placeholders_are_found(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_shifted_features_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     lookup = FeatureTable.lookup
-    monkeypatch.setattr(
-        FeatureTable, "lookup", lambda self, rows: lookup(self, (rows + 1) % self.rows)
-    )
+
+    def shift(self: Any, ids: Any) -> Any:
+        return lookup(self, self.vocabulary + (ids - self.vocabulary + 1) % self.rows)
+
+    monkeypatch.setattr(FeatureTable, "lookup", shift)
     with pytest.raises(AssertionError):
         test_training.test_the_loss_is_that_of_embeddings_in_plain_transformers(tmp_path)
     with pytest.raises(AssertionError):
@@ -65,3 +70,24 @@ def test_swapped_images_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FeatureTable, "ids", swap)
     with pytest.raises(AssertionError):
         test_families.test_scores_and_answers_equal_plain_transformers("llava")
+
+
+def test_positions_in_one_dimension_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    compute = GridPositions.compute
+
+    def flat(self: Any, ids: Any, positions: Any, lag: Any) -> Any:
+        return positions.expand(3, -1, -1), compute(self, ids, positions, lag)[1]
+
+    monkeypatch.setattr(GridPositions, "compute", flat)
+    with pytest.raises(AssertionError):
+        test_families.test_scores_and_answers_equal_plain_transformers("qwen2_vl")
+
+
+def test_images_that_attend_backwards_only_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def causal(self: Any, ids: Any) -> Any:
+        mask = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()[None, None]
+        return {"full_attention": mask, "sliding_attention": mask}
+
+    monkeypatch.setattr(ImageBlocks, "masks", causal)
+    with pytest.raises(AssertionError):
+        test_families.test_scores_and_answers_equal_plain_transformers("gemma3")

@@ -56,3 +56,6 @@ def test_the_run_file_runs_and_the_loader_answers(tiny_model: Path, tmp_path: Pa
     model = Vision(options).open(tiny_model, tmp_path / "runs/colors/adapter", device="cpu")
     (expected,) = model.generate([(question("*Which color?", image),)], 20)
     assert loader["ask"](str(path), "Which color?") == expected.text
+    arguments = ("chat", "runs/colors", "--image", "pictures/red1.png", "--tokens", "20")
+    shown = tunesmith(tmp_path, *arguments, "--prompt", "Which color?")
+    assert shown.strip() == expected.text.strip()

@@ -17,9 +17,11 @@ import pyarrow.parquet
 import pytest
 from pictures import COLORS, ask, load_rows, picture_bytes, question, read_images, save_pictures
 
-from tunesmith.errors import IntegrityError
+from tunesmith.errors import DataError, IntegrityError
+from tunesmith.options import from_table
 from tunesmith.records import Chat, Message, Preference, find_features
 from tunesmith_vision.images import Image, open_picture
+from tunesmith_vision.loader import ImageOptions, read_media
 
 RED = picture_bytes(COLORS["red"])
 URI = "data:image/png;base64," + base64.b64encode(RED).decode()
@@ -422,3 +424,13 @@ def test_columns_of_other_names(folder: Path) -> None:
     named = {"dialog": FORMS["trl"]["messages"], "images": ["red.png"]}
     data = load_rows(write(folder, named), columns={"messages": "dialog"})
     assert not data.skipped and data.train[0].messages[0].media
+
+
+def test_media_of_a_conversation_are_read_with_the_limits_of_the_rows(folder: Path) -> None:
+    options = from_table(ImageOptions, {"train": "rows.jsonl", "max_pixels": 100})
+    assert (
+        read_media(options.model_copy(update={"max_pixels": 10**6}), folder / "red.png")
+        == (read_images(folder)["red"])
+    )
+    with pytest.raises(DataError, match=r"red.png: image has too many pixels"):
+        read_media(options, folder / "red.png")

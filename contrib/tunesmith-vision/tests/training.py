@@ -98,12 +98,12 @@ def train(out: Path, records: Any = None, model: Path | None = None, **table: An
     return Vision(config).train(make_job(config, out, records, model)).path
 
 
-def collect(out: Path, **table: Any) -> list[Event]:
+def collect(out: Path, records: Any = None, model: Path | None = None, **table: Any) -> list[Event]:
     """Train in ``out``, and return the events."""
     out.mkdir()
     events: list[Event] = []
     config = options(**table)
-    Vision(config).train(make_job(config, out, emit=events.append))
+    Vision(config).train(make_job(config, out, records, model, emit=events.append))
     return events
 
 
@@ -116,6 +116,6 @@ def image_template(table: FeatureTable, model: Path | None = None) -> Template:
     return ImageEncoder.add_to(Template.from_options(tokenizer, options()), table)
 
 
-def tokenize(records: Any, table: FeatureTable, limit: int = 500) -> Any:
+def tokenize(records: Any, table: FeatureTable, limit: int = 500, model: Path | None = None) -> Any:
     signed = [as_record(record, table) for record in records]
-    return image_template(table).tokenize_records(signed, limit)
+    return image_template(table, model).tokenize_records(signed, limit)

@@ -56,6 +56,19 @@ def yields_valid_dataset(subject: Subject) -> None:
 
 
 @check("data loader")
+def explains_missing_media(subject: Subject) -> None:
+    """A file with media that does not exist is an error for the user, which names the file."""
+    if subject.offer.read_media is None:
+        raise NotApplicable("the loader reads no media")
+    try:
+        subject.offer.read_media(subject.options(), Path("nowhere") / "missing.png")
+    except TunesmithError as error:
+        require("missing.png" in error.message, f"{error.message!r} does not name the file")
+    else:
+        require(False, "read_media returns a part for a file that does not exist")
+
+
+@check("data loader")
 def is_sized_and_rereadable(subject: Subject) -> None:
     """The records have a length and can be read again from the start, in the same order."""
     dataset = load_samples(subject)

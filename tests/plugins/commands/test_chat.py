@@ -14,7 +14,7 @@ from click.testing import Result
 from tunesmith.contracts import Generation
 from tunesmith.errors import UsageError
 from tunesmith.execution.execute import load_report
-from tunesmith.records import Prompt
+from tunesmith.records import Message, Part, Prompt
 from tunesmith.storage import RunFolder
 from tunesmith_plugins.commands.chat.answering import print_stream
 from tunesmith_plugins.commands.chat.command import Conversation
@@ -46,6 +46,29 @@ def test_chat_keeps_the_conversation() -> None:
     assert [talk.ask("x")["tuned"].text for _ in range(3)] == ["2", "4", "6"]
     talk.reset()
     assert talk.ask("x")["tuned"].text == "2"
+
+
+def test_media_come_before_the_first_message_of_each_conversation() -> None:
+    class Picture(Part):
+        pass
+
+    class Listing:
+        def generate(self, prompts: list[list[Message]], max_new_tokens: int) -> list[Generation]:
+            counts = [" ".join(str(len(m.media)) for m in prompt) for prompt in prompts]
+            return [Generation(text, 1, "stop") for text in counts]
+
+    talk = Conversation({"tuned": Listing()}, "be brief", 9, media=(Picture(), Picture()))  # type: ignore[dict-item]
+    assert [talk.ask("x")["tuned"].text for _ in range(2)] == ["0 2", "0 2 0 0"]
+    talk.reset()
+    assert talk.ask("x")["tuned"].text == "0 2"
+
+
+def test_an_image_needs_a_data_loader_that_reads_images(
+    tunesmith: Tunesmith, finished: Path, tmp_path: Path
+) -> None:
+    done = tunesmith("chat", finished, "--prompt", "x", "--image", tmp_path / "a.png")
+    assert done.exit_code == 2
+    assert "the data loader lines of this run reads no images" in done.stderr
 
 
 def test_chat_without_a_trained_model(tunesmith: Tunesmith, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ PLUGIN = lazy_plugin(
         ".offer:IMAGE_PIXELS",
         ".offer:IMAGE_PROBE",
         ".offer:IMAGE_NEAREST",
+        ".offer:IMAGE_OCR",
         ".offer:IMAGE_ZERO_SHOT",
     ],
     tunesmith_evaluators=".control:IMAGE_CONTROL",

@@ -15,7 +15,7 @@ import math
 from bisect import bisect
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from typing import Any
@@ -28,7 +28,6 @@ from tunesmith.plan import Evidence
 from tunesmith.records import (
     Chat,
     Message,
-    Part,
     Prompt,
     Record,
     TextPart,
@@ -37,7 +36,7 @@ from tunesmith.records import (
     to_answer,
 )
 from tunesmith.statistics import mean_interval
-from tunesmith_vision.images import Image
+from tunesmith_vision.images import Image, replace_images
 
 __all__ = ["IMAGE_CONTROL", "ImageControl", "OtherImages", "give_verdict"]
 
@@ -142,13 +141,7 @@ class OtherImages:
                 other = self._next(image, used | same) or self._next(image, used)
                 chosen[image.sha256] = other or image
 
-        def replace_image(part: Part) -> Part:
-            return chosen[part.sha256] if isinstance(part, Image) else part
-
-        messages = tuple(
-            replace(m, content=tuple(map(replace_image, m.content))) if m.media else m  # type: ignore[arg-type]
-            for m in prompt
-        )
+        messages = replace_images(prompt, lambda image: chosen[image.sha256])
         return messages, any(other.sha256 not in {image, *same} for image, other in chosen.items())
 
     def _next(self, image: Image, without: set[str]) -> Image | None:

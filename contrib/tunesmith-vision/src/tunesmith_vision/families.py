@@ -1,19 +1,29 @@
 """Types of vision-language models that are supported, and why others are not.
 
-The language model must read image features like any other embeddings: with ordinary positions and
-causal attention.
+In most families, the language model reads image features like any other embeddings: with ordinary
+positions and causal attention. :mod:`tunesmith_vision.grid_positions` and
+:mod:`tunesmith_vision.image_blocks` are for the others.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tunesmith.errors import UsageError
 
-__all__ = ["FAMILIES", "REFUSED", "VISION_FOLDER", "Family", "explain_refusal", "find_family"]
+__all__ = [
+    "FAMILIES",
+    "REFUSED",
+    "VISION_FOLDER",
+    "Family",
+    "explain_refusal",
+    "find_family",
+    "find_kind",
+]
 
 VISION_FOLDER = "vision"
 """Folder of the tower, beside the language model of a divided model."""
@@ -21,25 +31,35 @@ VISION_FOLDER = "vision"
 
 @dataclass(frozen=True)
 class Family:
-    """The names of a model family's parts inside ``model.model``."""
+    """The names of a model family's parts inside ``model.model``, and how it reads images."""
 
     language: str
+    tower: str
+    """The module that computes features."""
     projector: str
-    """The module that maps features to embeddings, one feature at a time."""
-    tiles: bool = False
-    """True if an image may become several pictures, with tokens around each of them."""
+    """The module that maps features to embeddings."""
+    kind: Literal["fixed", "tiles", "grid", "blocks"] = "fixed"
+    """How the tokens of an image are arranged.
+
+    ``fixed``: always the same number of tokens. ``tiles``: an image may become several pictures,
+    with tokens around each of them. ``grid``: rows and columns of tokens, as many as the size asks
+    for, with positions in three dimensions. ``blocks``: a fixed number of tokens that attend to
+    each other in both directions.
+    """
 
 
 FAMILIES = {
-    "llava": Family("language_model", "multi_modal_projector"),
-    "idefics3": Family("text_model", "connector.modality_projection", tiles=True),
-    "smolvlm": Family("text_model", "connector.modality_projection", tiles=True),
+    "llava": Family("language_model", "vision_tower", "multi_modal_projector"),
+    "idefics3": Family("text_model", "vision_model", "connector.modality_projection", "tiles"),
+    "smolvlm": Family("text_model", "vision_model", "connector.modality_projection", "tiles"),
+    "qwen2_vl": Family("language_model", "visual", "visual.merger", "grid"),
+    "qwen2_5_vl": Family("language_model", "visual", "visual.merger", "grid"),
+    "gemma3": Family("language_model", "vision_tower", "multi_modal_projector", "blocks"),
 }
-_ROTARY = "its images have positions in three dimensions, which packed rows do not have here"
-_TWO_WAY = "the tokens of an image attend to each other in both directions, which is not causal"
 REFUSED = {
-    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v"), _ROTARY),
-    **dict.fromkeys(("gemma3", "gemma3n", "paligemma"), _TWO_WAY),
+    "qwen3_vl": "features of its images enter several layers of the language model",
+    "gemma3n": "each layer of its language model has its own embeddings of tokens",
+    "paligemma": "all tokens of its prompts attend to each other in both directions",
 }
 
 
@@ -54,6 +74,14 @@ def find_family(config: Mapping[str, Any], where: Path) -> Family:
         return FAMILIES[name]
     hint = f"use a model of one of these types: {', '.join(FAMILIES)}"
     raise UsageError(f"{where}: {explain_refusal(name)}", hint=hint)
+
+
+def find_kind(model: Path) -> str:
+    """Return the kind of a divided model's family; empty for a model without its own tower."""
+    file = model / VISION_FOLDER / "config.json"
+    if not file.is_file():
+        return ""
+    return find_family(json.loads(file.read_text(encoding="utf-8")), file).kind
 
 
 def explain_refusal(name: str) -> str:

@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -100,39 +99,56 @@ class FeatureTable:
         """Number of features of all images."""
         return self._starts[-1]
 
-    def lookup(self, rows_N: Tensor) -> Tensor:
-        """Return the features with these row numbers, [N, width], on the CPU."""
-        rows = rows_N.cpu().numpy()
-        numbers = np.searchsorted(self._starts, rows, side="right") - 1
-        used = np.unique(numbers)
-        blocks = [self.features(int(number)) for number in used]
-        offsets = np.cumsum([0, *map(len, blocks)])[np.searchsorted(used, numbers)]
-        places = offsets + rows - np.asarray(self._starts)[numbers]
-        return torch.cat(blocks)[torch.from_numpy(places)]
+    def locate(self, ids_N: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the number of each virtual id's image, and the id's place in it, on the CPU."""
+        rows_N = ids_N.cpu() - self.vocabulary
+        starts = torch.tensor(self._starts)
+        numbers_N = torch.searchsorted(starts, rows_N, right=True) - 1
+        return numbers_N, rows_N - starts[numbers_N]
+
+    def lookup(self, ids_N: Tensor) -> Tensor:
+        """Return the features of virtual ids, [N, width], on the device of the tower."""
+        numbers_N, places_N = self.locate(ids_N)
+        used, order_N = numbers_N.unique(return_inverse=True)  # type: ignore[no-untyped-call]
+        blocks = [self.features(number) for number in used.tolist()]
+        offsets = torch.tensor([0, *map(len, blocks)]).cumsum(0)
+        features_NF = torch.cat(blocks)
+        return features_NF[(offsets[order_N] + places_N).to(features_NF.device)]
 
     def features(self, number: int) -> Tensor:
-        """Return the features of an image, [tokens, width], from memory, the disk or the tower.
+        """Return the features of an image, [tokens, width].
+
+        They come from memory, the disk or the tower; from a tower in training, with gradients.
 
         Raises:
             IntegrityError: the image has changed, or its features are not those that its size
                 promises.
         """
+        if self.tower.is_trained:
+            return self._check(number, self._compute(number))
         if number not in self._features:
-            image = self.images[number]
-            path = (
-                cache_folder() / "vision" / self.tower.digest[:16] / f"{image.sha256}.safetensors"
-            )
+            name = f"{self.images[number].sha256}.safetensors"
+            path = cache_folder() / "vision" / self.tower.digest[:16] / name
             found = _read_features(path)
             if found is None:
-                found = self.tower.encode(open_picture(image))
+                found = self.tower.encode(open_picture(self.images[number]))
                 _write_features(path, found)
-            expected = (self._starts[number + 1] - self._starts[number], self.tower.width)
-            if found.shape != expected:
-                raise IntegrityError(
-                    f"{image.path}: has features of shape {[*found.shape]}, expected {[*expected]}"
-                )
-            self._features[number] = found
+            self._features[number] = self._check(number, found)
         return self._features[number]
+
+    def _compute(self, number: int) -> Tensor:
+        inputs = self.tower.prepare(open_picture(self.images[number]))
+        device = next(self.tower.module.parameters()).device
+        return self.tower.compute({name: tensor.to(device) for name, tensor in inputs.items()})
+
+    def _check(self, number: int, features: Tensor) -> Tensor:
+        expected = (self._starts[number + 1] - self._starts[number], self.tower.width)
+        if features.shape != expected:
+            raise IntegrityError(
+                f"{self.images[number].path}: has features of shape {[*features.shape]}, expected "
+                f"{[*expected]}"
+            )
+        return features
 
 
 def _read_features(path: Path) -> Tensor | None:
@@ -153,6 +169,14 @@ class ImageEmbedding(nn.Module):
     def __init__(self, text: nn.Module, projector: nn.Module, table: FeatureTable) -> None:
         super().__init__()
         self.text, self.projector, self.table = text, projector, table
+        self.tower = table.tower.module if table.tower.is_trained else None
+
+    def train(self, mode: bool = True) -> ImageEmbedding:
+        """Set the mode; statistics of normalization layers in the tower never change."""
+        super().train(mode)
+        if self.tower is not None:
+            self.tower.eval()
+        return self
 
     def forward(self, ids_BT: Tensor) -> Tensor:
         """Return the embedding of each token, [B, T, D]."""
@@ -160,7 +184,7 @@ class ImageEmbedding(nn.Module):
         text_BTD: Tensor = self.text(ids_BT.masked_fill(is_image_BT, 0))
         if not is_image_BT.any():
             return text_BTD
-        features_NF = self.table.lookup(ids_BT[is_image_BT] - self.table.vocabulary)
+        features_NF = self.table.lookup(ids_BT[is_image_BT])
         image_ND = self.projector(features_NF.to(text_BTD.device)).to(text_BTD.dtype)
         return text_BTD.masked_scatter(is_image_BT[..., None], image_ND)
 

@@ -12,22 +12,22 @@ import base64
 import binascii
 import hashlib
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from tunesmith.errors import IntegrityError
 from tunesmith.plugins import cache_folder
-from tunesmith.records import Part
+from tunesmith.records import Message, Part
 from tunesmith.storage import write_atomic
 from tunesmith_data import RowError, json_type
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-__all__ = ["Image", "ImageReader", "open_picture"]
+__all__ = ["Image", "ImageReader", "open_picture", "replace_images"]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 """File formats that may be decoded; the others of Pillow are rare, and attack surface."""
@@ -164,6 +164,20 @@ def _refuse_lossy(picture: Picture) -> None:
     if picture.has_transparency_data and picture.convert("RGBA").getextrema()[3][0] < 255:
         hint = "paste it on a background, and save it without transparency"
         raise RowError("image has transparent pixels", hint=hint)
+
+
+def replace_images(
+    messages: Iterable[Message], convert: Callable[[Image], Part]
+) -> tuple[Message, ...]:
+    """Return the messages with the result of ``convert`` in place of each image."""
+
+    def change(part: Part) -> Part:
+        return convert(part) if isinstance(part, Image) else part
+
+    return tuple(
+        replace(m, content=tuple(map(change, m.content))) if m.media else m  # type: ignore[arg-type]
+        for m in messages
+    )
 
 
 def open_picture(image: Image) -> Picture:

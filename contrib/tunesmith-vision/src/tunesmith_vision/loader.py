@@ -183,10 +183,23 @@ def _read_parquet(file: DataFile, options: ImageOptions) -> Iterator[Row]:
         raise DataError(name, f"cannot be read: {error!s:.200}", hint=hint) from error
 
 
+def read_media(options: ImageOptions, file: Path) -> Image:
+    """Return the image in a file, with the limits of the options.
+
+    Raises:
+        DataError: the image cannot be used.
+    """
+    try:
+        return ImageReader(file.parent, options.max_pixels, options.max_bytes).read(file.name)
+    except RowError as error:
+        raise DataError(str(file), error.cause, hint=error.hint or None) from error
+
+
 IMAGES = DataLoaderOffer(
     name="images",
     summary="rows with images: JSON Lines, a JSON array or Parquet; images in files or in the rows",
     config=ImageOptions,
     build=ImageLoader,
+    read_media=read_media,
     needs=("pillow>=11",),
 )

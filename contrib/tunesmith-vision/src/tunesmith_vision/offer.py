@@ -22,12 +22,15 @@ from tunesmith_vision.baselines import (
     ImageZeroShotOptions,
     suits_classifier,
 )
+from tunesmith_vision.estimate import estimate
 from tunesmith_vision.families import FAMILIES, REFUSED, explain_refusal
+from tunesmith_vision.ocr import ImageOcr, ImageOcrOptions
 from tunesmith_vision.options import VisionOptions
 
 __all__ = [
     "IMAGE_MAJORITY",
     "IMAGE_NEAREST",
+    "IMAGE_OCR",
     "IMAGE_PIXELS",
     "IMAGE_PROBE",
     "IMAGE_ZERO_SHOT",
@@ -48,7 +51,7 @@ def build(options: VisionOptions) -> Technique:
 
 VISION = TechniqueOffer(
     name="vision",
-    summary="LoRA on a language model that reads images through a frozen tower and a projector",
+    summary="train a language model that reads images through a tower and a projector",
     config=VisionOptions,
     build=build,
     accepts=frozenset({Chat, Completion}),
@@ -56,6 +59,7 @@ VISION = TechniqueOffer(
     needs=(*_TORCH, "peft>=0.19"),
     promises=Promises(base_weights_unchanged=True),
     accepts_additions=True,
+    estimate=estimate,
 )
 
 
@@ -137,6 +141,17 @@ IMAGE_NEAREST = BaselineOffer(
     cost=19,
     can_score=False,
     suits=suits_classifier,
+    reads_media=True,
+)
+IMAGE_OCR = BaselineOffer(
+    name="image-ocr",
+    summary="the untuned model with the text that OCR reads in the images",
+    config=ImageOcrOptions,
+    build=ImageOcr,
+    needs=("pillow>=11", "rapidocr>=3.10", "onnxruntime>=1.20"),
+    solution="prompt",
+    cost=60,
+    needs_model=True,
     reads_media=True,
 )
 IMAGE_ZERO_SHOT = BaselineOffer(

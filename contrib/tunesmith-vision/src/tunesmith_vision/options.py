@@ -23,12 +23,16 @@ class VisionOptions(SupervisedOptions):
     tower: Literal["auto", "efficientnet-lite0"] = Field(
         "auto",
         description=(
-            "The frozen model that turns images into features. auto: the base model's own tower, "
+            "The model that turns images into features. auto: the base model's own tower, "
             "or efficientnet-lite0 if the base model has none."
         ),
     )
-    train_language: bool = Field(
-        True, description="Train LoRA adapters on the language model; false: its weights are kept."
+    language: Literal["lora", "full", "frozen"] = Field(
+        "lora",
+        description=(
+            "How the language model is trained. lora: adapters; full: all of its weights, with a "
+            "learning rate of about 2e-5; frozen: not at all."
+        ),
     )
     train_projector: bool = Field(
         True,
@@ -40,8 +44,21 @@ class VisionOptions(SupervisedOptions):
         le=1000,
         description="Learning rate of the projector, as a multiple of `learning_rate`.",
     )
+    train_tower: bool = Field(
+        False,
+        description=(
+            "Train the tower. Its features then cannot be cached, so every step computes them "
+            "again; false: it is frozen."
+        ),
+    )
+    tower_rate: float = Field(
+        0.1,
+        gt=0,
+        le=1000,
+        description="Learning rate of the tower, as a multiple of `learning_rate`.",
+    )
     adapter: AdapterOptions = Field(
-        default_factory=AdapterOptions, description="The adapters, with train_language = true."
+        default_factory=AdapterOptions, description='The adapters, with language = "lora".'
     )
 
     quantization: QuantizationOptions | None = Field(
@@ -51,16 +68,23 @@ class VisionOptions(SupervisedOptions):
 
     @property
     def adaptation(self) -> Adaptation:
-        """LoRA adapters; without them, the smallest adapters for estimates."""
-        adapter = self.adapter if self.train_language else AdapterOptions(rank=1)
+        """The weights of the language model to train; none: the smallest adapters for estimates."""
+        if self.language == "full":
+            return Adaptation("full")
+        adapter = self.adapter if self.language == "lora" else AdapterOptions(rank=1)
         return Adaptation("qlora" if self.quantization else "lora", adapter, self.quantization)
 
     @model_validator(mode="after")
     def _refuse_unsafe(self) -> VisionOptions:
-        if not (self.train_language or self.train_projector):
-            raise ValueError("`train_language` and `train_projector` are false: nothing trains")
-        if not self.train_language and self.adapter != AdapterOptions():
-            raise ValueError("`adapter` only has an effect with train_language = true")
+        if self.language == "frozen" and not (self.train_projector or self.train_tower):
+            raise ValueError(
+                '`language` is "frozen", and `train_projector` and `train_tower` are false: '
+                "nothing trains"
+            )
+        if self.language != "lora" and self.adapter != AdapterOptions():
+            raise ValueError('`adapter` only has an effect with language = "lora"')
+        if self.language == "full" and self.quantization:
+            raise ValueError("`quantization` needs a frozen language model: use adapters")
         if self.truncate_prompts:
             raise ValueError("`truncate_prompts` could cut an image, so it must be false")
         if not self.micro_batch_tokens or not self.batch_size:

@@ -1,9 +1,9 @@
-"""Technique ``vision``: LoRA on a language model that reads the features of a frozen tower."""
+"""Technique ``vision``: train a language model that reads the features of a tower."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,17 +12,17 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from tunesmith.additions import Addition
 from tunesmith.contracts import Artifact, Generation, Job, Progress, TextModel, TokenScores
-from tunesmith.errors import IntegrityError
+from tunesmith.errors import IntegrityError, UsageError
 from tunesmith.phases import run_phase
 from tunesmith.records import Answer, Prompt, Record
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.generation.text_model import TorchTextModel
 from tunesmith_torch.models.adapters import AdaptedModel
-from tunesmith_torch.models.artifacts import attach_adapter
+from tunesmith_torch.models.artifacts import attach_adapter, detect_artifact_format
 from tunesmith_torch.models.initial_model import InitialModel
 from tunesmith_torch.models.loading import LoadedBase, load_config, read_hidden_size
 from tunesmith_torch.models.open_base import load_model
@@ -47,34 +47,42 @@ from tunesmith_vision.vlm import ModelTower
 __all__ = ["ImageTextModel", "Vision", "VisionTask", "open_table"]
 
 PROJECTOR_FILE, VISION_FILE = "projector.safetensors", "vision.json"
+TRAINED_TOWER_FILE = "tower.safetensors"
 NO_ADAPTER = "TUNESMITH_PROJECTOR"
 _LOAD_ERRORS = (OSError, LookupError, RuntimeError, TypeError, ValueError, SafetensorError)
 CARD = """---
-library_name: peft
 tags: [tunesmith, vision]
 ---
 
-A projector of images (`projector.safetensors`) and LoRA adapters of the language model, made with
-tunesmith by `vision`. `vision.json` names the tower. The README of tunesmith-vision shows how to
-load them with transformers and peft alone.
+A projector of images (`projector.safetensors`) and adapters or weights of the language model, made
+with tunesmith by `vision`. `vision.json` names the tower; `tower.safetensors` has its weights, if
+they were trained. The README of tunesmith-vision shows how to load them with transformers and peft
+alone.
 """
 
 
 def open_table(model: Path, options: VisionOptions) -> FeatureTable:
-    """Return the table of a base model's images, with the tower that the options choose."""
+    """Return the table of a base model's images, with the tower that the options choose.
+
+    Raises:
+        UsageError: the model was trained by ``vision``, so its tower is elsewhere.
+    """
+    if (model / VISION_FILE).is_file():
+        raise UsageError(
+            f"{model}: was trained with a tower that is not in this folder",
+            hint="write a complete model with `tunesmith vision join`, and divide that",
+        )
     has_tower = (model / VISION_FOLDER).is_dir() and options.tower == "auto"
     tower: Tower = ModelTower(model) if has_tower else LiteTower()
     return FeatureTable(tower, int(load_config(model).get_text_config().vocab_size))
 
 
-def add_images(
-    model: Any, table: FeatureTable, projector: nn.Module, *, trained: bool = False
-) -> None:
+def add_images(model: Any, table: FeatureTable, projector: nn.Module) -> None:
     """Put the embeddings of images in front of a language model, in place."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    device = base.device
-    projector.requires_grad_(trained).to(device)
+    projector.to(base.device)
     base.set_input_embeddings(ImageEmbedding(base.get_input_embeddings(), projector, table))
+    table.tower.prepare_language_model(base, table)
 
 
 def new_projector(model: Any, table: FeatureTable, seed: int) -> nn.Module:
@@ -86,23 +94,33 @@ def new_projector(model: Any, table: FeatureTable, seed: int) -> nn.Module:
 
 
 class Vision:
-    """Trains adapters and a projector on conversations with images."""
+    """Trains a language model, a projector and a tower on conversations with images."""
 
     def __init__(self, options: VisionOptions) -> None:
         self.options = options
 
     def train(self, job: Job[Any]) -> Artifact:
-        """Encode all images, train, and write the adapter with its projector."""
+        """Encode all images unless the tower is trained, train, and write what has changed."""
         table = open_table(job.model, job.config)
         parts = [[as_record(r, table) for r in part] for part in (job.train, job.validation)]
-        with run_phase(job.emit, "encoding images", len(table.images), "images") as progress:
-            for number in range(len(table.images)):
-                table.features(number)
-                progress(number + 1)
-        ratio = job.config.projector_rate
-        rate = Addition(build=lambda context: ProjectorRate(context, ratio), table="projector_rate")
-        additions = job.additions if not job.config.train_projector else (*job.additions, rate)
-        job = replace(job, train=parts[0], validation=parts[1], additions=additions)
+        options: VisionOptions = job.config
+        if not options.train_tower:
+            with run_phase(job.emit, "encoding images", len(table.images), "images") as progress:
+                for number in range(len(table.images)):
+                    table.features(number)
+                    progress(number + 1)
+        job = replace(job, train=parts[0], validation=parts[1])
+        ratios = {
+            part: rate
+            for part, rate, is_trained in (
+                (".projector.", options.projector_rate, options.train_projector),
+                (".tower.", options.tower_rate, options.train_tower),
+            )
+            if is_trained and rate != 1
+        }
+        if ratios:
+            rates = Addition(build=lambda context: PartRates(context, ratios), table="rates")
+            job = replace(job, additions=(*job.additions, rates))
         return train(job, VisionTask(table))
 
     def open(self, model: Path, artifact: Path | None, *, device: str) -> TextModel:
@@ -110,8 +128,9 @@ class Vision:
         torch_device = pick_device(device)
         table = open_table(model, self.options)
         size = read_hidden_size(model)
+        is_full = artifact is not None and detect_artifact_format(artifact) == "model"
         base = load_model(
-            model,
+            artifact if artifact is not None and is_full else model,
             torch_device,
             pick_precision(torch_device, self.options.precision, hidden_size=size),
             packing=False,
@@ -121,8 +140,8 @@ class Vision:
         projector = new_projector(base.model, table, seed=0)
         adapted: nn.Module = base.model
         if artifact is not None:
-            read_projector(projector, table.tower, artifact)
-            if self.options.train_language:
+            read_trained_parts(projector, table.tower, artifact)
+            if self.options.language == "lora":
                 adapted = attach_adapter(base, artifact, fused_kernels=self.options.fused_kernels)
         add_images(adapted, table, projector.eval())
         template = ImageEncoder.add_to(Template.from_options(base.tokenizer, self.options), table)
@@ -142,17 +161,21 @@ class VisionTask(SupervisedTask):
     def adapt(
         self, base: LoadedBase, precision: Precision, job: Job[Any], initial: InitialModel | None
     ) -> AdaptedModel:
-        """Add LoRA adapters to the language model, then the embeddings of images."""
+        """Choose the weights of the language model to train, then add the embeddings of images."""
         options: VisionOptions = job.config
         self.projector = new_projector(base.model, self.table, job.seed)
-        if options.train_language:
-            adapted = super().adapt(base, precision, job, initial)
-        else:
+        self.projector.requires_grad_(options.train_projector)
+        if options.language == "frozen":
             base.model.requires_grad_(False)
-            adapted = AdaptedModel(base.model, base, precision, "adapter", {"weights": "projector"})
-        add_images(adapted.model, self.table, self.projector, trained=options.train_projector)
+            adapted = AdaptedModel(base.model, base, precision, "adapter", {"weights": "none"})
+        else:
+            adapted = super().adapt(base, precision, job, initial)
+        if options.train_tower:
+            self.table.tower.start_training(base.model.device)
+        add_images(adapted.model, self.table, self.projector)
         details = {
             "tower": self.table.tower.name,
+            "tower_weights": "trained" if options.train_tower else "kept",
             "images": len(self.table.images),
             "image_tokens": self.table.rows,
             "projector": "trained" if options.train_projector else "kept",
@@ -178,15 +201,22 @@ class VisionTask(SupervisedTask):
         return super().objective_over(session, prepared, records, name)
 
     def finalize(self, session: TrainingSession) -> AdaptedModel:
-        """Return the adapter to save; without one, a config that marks the folder."""
+        """Return what is saved of the language model; if it is frozen, a config that says so."""
         adapted = super().finalize(session)
-        return adapted if session.options.train_language else replace(adapted, model=_NoAdapter())
+        if session.options.language == "frozen":
+            return replace(adapted, model=_NoAdapter())
+        if adapted.format == "model":  # saved under the names of a plain language model
+            adapted.model.set_input_embeddings(adapted.model.get_input_embeddings().text)
+        return adapted
 
     def _write(self, bits: int | None, folder: Path) -> None:
         tensors = {n: t.detach().float().cpu() for n, t in self.projector.state_dict().items()}
         save_file(tensors, folder / PROJECTOR_FILE, metadata={"format": "pt"})
         tower = self.table.tower
-        about = {"tower": tower.name, "digest": tower.digest, "quantization_bits": bits}
+        about = {"tower": tower.name, "digest": tower.base_digest, "quantization_bits": bits}
+        if tower.is_trained:
+            weights = {n: t.cpu().contiguous() for n, t in tower.module.state_dict().items()}
+            save_file(weights, folder / TRAINED_TOWER_FILE, metadata={"format": "pt"})
         (folder / VISION_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(CARD, encoding="utf-8")
 
@@ -200,39 +230,50 @@ class _NoAdapter:
         (folder / "adapter_config.json").write_text(text, encoding="utf-8")
 
 
-class ProjectorRate(TrainingAddition):
-    """Gives the projector its own learning rate: scales its updates, with their weight decay."""
+class PartRates(TrainingAddition):
+    """Gives parts their own learning rates: scales their updates, with their weight decay."""
 
-    def __init__(self, context: AdditionContext, ratio: float) -> None:
-        self.ratio = ratio
-        self.names = [name for name in context.parameters if ".projector." in name]
+    def __init__(self, context: AdditionContext, ratios: Mapping[str, float]) -> None:
+        """``ratios`` are multiples of the learning rate, by a part of the names of weights."""
+        self.ratios = {
+            name: ratio
+            for part, ratio in ratios.items()
+            for name in context.parameters
+            if part in name
+        }
 
     def transform_update(self, update: Update) -> None:
-        """Multiply the projector's step by the ratio."""
-        for name in self.names:
+        """Multiply the step of each part by its ratio."""
+        for name, ratio in self.ratios.items():
             before = update.before[name]
-            update.after[name].sub_(before).mul_(self.ratio).add_(before)
+            update.after[name].sub_(before).mul_(ratio).add_(before)
 
 
-def read_projector(projector: nn.Module, tower: Tower, folder: Path) -> None:
-    """Load a trained projector, in place.
+def read_trained_parts(projector: nn.Module, tower: Tower, folder: Path) -> None:
+    """Load a trained projector, and the tower if it was trained too, in place.
 
     Raises:
         IntegrityError: files are missing or damaged, or belong to another tower.
     """
     try:
         about = read_json_object(folder / VISION_FILE)
-        if about["digest"] != tower.digest:
+        if about["digest"] != tower.base_digest:
             raise ValueError(f"trained with another tower: {about['tower']}")
-        tensors = load_file(folder / PROJECTOR_FILE)
-        if not all(tensor.isfinite().all() for tensor in tensors.values()):
-            raise ValueError("the projector has values that are not finite")
-        projector.load_state_dict(tensors)
+        projector.load_state_dict(_read_finite(folder / PROJECTOR_FILE))
+        if (folder / TRAINED_TOWER_FILE).is_file():
+            tower.load_weights(_read_finite(folder / TRAINED_TOWER_FILE))
     except _LOAD_ERRORS as error:
         raise IntegrityError(
-            f"{folder}: the projector cannot be used: {error!s:.200}",
+            f"{folder}: the projector or the tower cannot be used: {error!s:.200}",
             hint="use the base model and the tower of the training, or restore the files",
         ) from error
+
+
+def _read_finite(file: Path) -> dict[str, Tensor]:
+    tensors = load_file(file)
+    if wrong := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise ValueError(f"{wrong[0]} has values that are not finite")
+    return tensors
 
 
 @dataclass(frozen=True)

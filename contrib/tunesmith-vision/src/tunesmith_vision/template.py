@@ -9,11 +9,11 @@ the placeholders with the characters, in order.
 from __future__ import annotations
 
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 from tunesmith.errors import UsageError
 
-__all__ = ["check_template", "wrap_template"]
+__all__ = ["Placeholder", "check_template", "wrap_template"]
 
 _BEFORE = """{%- set signs = namespace(all=[]) -%}
 {%- set turns = namespace(all=[]) -%}
@@ -45,21 +45,38 @@ _BEFORE = """{%- set signs = namespace(all=[]) -%}
 _AFTER = """{%- endset -%}
 {%- for piece in printed.split('IMAGE') -%}
 {{- piece -}}
-{%- if not loop.last -%}{{- signs.all[loop.index0] -}}{%- endif -%}
+{%- if not loop.last -%}
+{%- set sign = signs.all[loop.index0] -%}
+{{- sign if sign == 'IMAGE' else 'BEFORE' ~ sign ~ 'AFTER' -}}
+{%- endif -%}
 {%- endfor -%}"""
 
 _SIGNS = "\U00100000\U00100001\U00100002"
 _TEXTS = ("{0}Which?", "Which?{0}", "{0} and {1}: same?", "Which?")
 
 
-def wrap_template(template: str, image_token: str) -> str:
+class Placeholder(NamedTuple):
+    """The text of an image in a chat template, and the texts that its processor puts around it."""
+
+    text: str
+    before: str = ""
+    """Text before the features of an image, which replaces the placeholder."""
+    after: str = ""
+    """Text after them."""
+
+
+def wrap_template(template: str, placeholder: Placeholder) -> str:
     """Return the template for content that is text with one private-use character per image."""
-    before, after = (text.replace("IMAGE", image_token) for text in (_BEFORE, _AFTER))
+    texts = {"IMAGE": placeholder.text, "BEFORE": placeholder.before, "AFTER": placeholder.after}
+    before, after = _BEFORE, _AFTER
+    for name, text in texts.items():
+        quoted = text.replace("\n", "\\n")
+        before, after = before.replace(name, quoted), after.replace(name, quoted)
     # Whitespace control of the wrapper must not strip the template's own first and last lines.
     return f"{before}{{{{- '' }}}}{template.removesuffix(chr(10))}{{{{ '' -}}}}{after}"
 
 
-def check_template(tokenizer: Any, wrapped: str, image_token: str) -> None:
+def check_template(tokenizer: Any, wrapped: str, placeholder: Placeholder) -> None:
     """Compare the wrapped template with the original one on conversations of several shapes.
 
     Raises:
@@ -79,7 +96,8 @@ def check_template(tokenizer: Any, wrapped: str, image_token: str) -> None:
             expected = tokenizer.apply_chat_template(listed[:length], **options)
             given = tokenizer.apply_chat_template(plain[:length], chat_template=wrapped, **options)
             for sign in _SIGNS:
-                given = given.replace(sign, image_token)
+                around = f"{placeholder.before}{sign}{placeholder.after}"
+                given = given.replace(around, placeholder.text)
             if given != expected:
                 raise UsageError(
                     "the chat template cannot be used: with images in a text, it prints "

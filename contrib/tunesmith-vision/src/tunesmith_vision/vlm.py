@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,17 +32,25 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoTokenizer,
+    PreTrainedConfig,
+    Qwen2Config,
 )
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-from tunesmith.errors import EnvironmentProblem, UsageError
+from tunesmith.errors import DataError, EnvironmentProblem, UsageError
 from tunesmith.storage import MANIFEST, commit_folder
+from tunesmith_torch.losses.selected_positions import get_decoder
 from tunesmith_torch.models.loading import no_progress_bars
 from tunesmith_torch.models.model_folder import check_model_folder, read_config
 from tunesmith_torch.untrusted.foreign_code import refuse_foreign_code
-from tunesmith_vision.families import VISION_FOLDER, find_family
+from tunesmith_vision.families import VISION_FOLDER, Family, find_family
+from tunesmith_vision.features import FeatureTable
+from tunesmith_vision.grid_positions import GridPositions
+from tunesmith_vision.image_blocks import ImageBlocks
 from tunesmith_vision.images import Image
-from tunesmith_vision.template import check_template, wrap_template
-from tunesmith_vision.towers import FEATURE, Tower
+from tunesmith_vision.projectors import DividedProjector, divide_projector
+from tunesmith_vision.template import Placeholder, check_template, wrap_template
+from tunesmith_vision.towers import FEATURE, Tower, blank_picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -68,13 +78,13 @@ def split_model(source: Path, out: Path) -> None:
         model: Any = AutoModelForImageTextToText.from_pretrained(
             source, dtype="auto", use_safetensors=True, **LOCAL
         )
-    image_token = tokenizer.convert_ids_to_tokens(model.config.image_token_id)
-    template = wrap_template(_find_template(tokenizer, source), image_token)
-    check_template(tokenizer, template, image_token)
+    placeholder = _find_placeholder(tokenizer, model.config, family)
+    template = wrap_template(_find_template(tokenizer, source), placeholder)
+    check_template(tokenizer, template, placeholder)
     tokenizer.chat_template = template
-    text_config = copy.deepcopy(model.config.text_config)
-    text_config.tie_word_embeddings = model.config.tie_word_embeddings
-    language: Any = AutoModelForCausalLM.from_config(text_config, dtype=model.dtype)
+    language: Any = AutoModelForCausalLM.from_config(
+        _build_text_config(model.config, family), dtype=model.dtype
+    )
     language.model.load_state_dict(model.model.get_submodule(family.language).state_dict())
     language.lm_head.load_state_dict(model.lm_head.state_dict())
     language.generation_config = model.generation_config
@@ -101,6 +111,28 @@ def split_model(source: Path, out: Path) -> None:
     commit_folder(out, write, {"format": "divided"})
 
 
+def _find_placeholder(tokenizer: Any, config: Any, family: Family) -> Placeholder:
+    """Return what the chat template prints for an image, and what the processor makes of it."""
+    token = tokenizer.convert_ids_to_tokens
+    if family.kind != "blocks":
+        return Placeholder(token(config.image_token_id))
+    begin, end = token(config.boi_token_index), token(config.eoi_token_index)
+    return Placeholder(begin, before=f"\n\n{begin}", after=f"{end}\n\n")
+
+
+def _build_text_config(config: Any, family: Family) -> PreTrainedConfig:
+    """Return the config of the plain language model."""
+    text = copy.deepcopy(config.text_config)
+    text.tie_word_embeddings = config.tie_word_embeddings
+    if family.kind != "grid":
+        return text
+    # The language model of Qwen2-VL and Qwen2.5-VL is Qwen2; only its positions have dimensions.
+    known = Qwen2Config().to_dict().keys() - {"model_type", "architectures", "transformers_version"}
+    values = {name: value for name, value in text.to_dict().items() if name in known}
+    rope = {k: v for k, v in text.rope_parameters.items() if k not in ("mrope_section", "type")}
+    return Qwen2Config(**{**values, "rope_parameters": rope})
+
+
 def _find_template(tokenizer: Any, source: Path) -> str:
     if isinstance(tokenizer.chat_template, str):
         return tokenizer.chat_template
@@ -111,55 +143,104 @@ def _find_template(tokenizer: Any, source: Path) -> str:
 
 
 class ModelTower(Tower):
-    """The tower of a vision-language model that :func:`split_model` has divided."""
+    """The tower of a vision-language model that :func:`split_model` has divided.
+
+    Its weights are read when they are needed, so that layouts are known without them.
+    """
 
     is_pretrained = True
 
     def __init__(self, folder: Path) -> None:
-        """Read the tower beside the language model in ``folder``."""
-        vision = folder / VISION_FOLDER
-        refuse_foreign_code(vision)
-        config = read_config(vision)
-        self.family = find_family(config, vision)
+        """Read the configs of the tower beside the language model in ``folder``."""
+        self.folder = folder / VISION_FOLDER
+        refuse_foreign_code(self.folder)
+        config = read_config(self.folder)
+        self.family = find_family(config, self.folder)
         self.name = str(config["model_type"])
-        digest = hashlib.sha256((vision / TOWER_FILE).read_bytes())
-        # The config chooses the layer that features come from, and how they are combined.
-        for file in sorted([vision / "config.json", *vision.glob("*processor_config.json")]):
+        self.config = AutoConfig.from_pretrained(self.folder, **LOCAL)
+        self.processor: Any = AutoImageProcessor.from_pretrained(
+            self.folder, backend="pil", **LOCAL
+        )
+        self.tokenizer = AutoTokenizer.from_pretrained(self.folder, **LOCAL)
+
+    @cached_property
+    def base_digest(self) -> str:
+        """Digest of the weights and of the configs.
+
+        The config chooses the layer that features come from, and how they are combined.
+        """
+        digest = hashlib.sha256((self.folder / TOWER_FILE).read_bytes())
+        for file in sorted(
+            [self.folder / "config.json", *self.folder.glob("*processor_config.json")]
+        ):
             digest.update(file.read_bytes())
-        self.digest = digest.hexdigest()
-        self.processor: Any = AutoImageProcessor.from_pretrained(vision, backend="pil", **LOCAL)
-        self.tokenizer = AutoTokenizer.from_pretrained(vision, **LOCAL)
-        self.model = _build_tower(vision)
-        tensors = load_file(vision / TOWER_FILE)
-        prefix = f"{self.family.projector}."
-        self._projector_state = {
-            name.removeprefix(prefix): tensor.float()
-            for name, tensor in tensors.items()
-            if name.startswith(prefix)
-        }
-        inner = self.model.model
-        self._projector = inner.get_submodule(self.family.projector)
-        inner.set_submodule(self.family.projector, nn.Identity())
-        rest = {name: t for name, t in tensors.items() if not name.startswith(prefix)}
+        return digest.hexdigest()
+
+    @property
+    def width(self) -> int:
+        """Number of values in a feature."""
+        return self._shape[1].width
+
+    def count_weights(self) -> int:
+        """Return the number of weights of the tower."""
+        tower = self._shape[0].model.get_submodule(self.family.tower)
+        return sum(parameter.numel() for parameter in tower.parameters())
+
+    def count_projector_weights(self, text_width: int) -> int:
+        """Return the number of weights of the projector."""
+        return sum(parameter.numel() for parameter in self._shape[1].trained.parameters())
+
+    @cached_property
+    def _shape(self) -> tuple[Any, DividedProjector]:
+        """The model and its divided projector without the values of their weights."""
+        with torch.device("meta"):
+            return _build_tower(self.folder, self.family)
+
+    @property
+    def module(self) -> nn.Module:
+        """The tower without the projector."""
+        module: nn.Module = self.model.model.get_submodule(self.family.tower)
+        return module
+
+    @cached_property
+    def model(self) -> Any:
+        """The model with the tower's weights, with a projector that only arranges features."""
+        model, projector = _build_tower(self.folder, self.family)
+        tensors = load_file(self.folder / TOWER_FILE)
+        inner, prefix = model.model, f"{self.family.projector}."
+        own = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        self._projector = projector.trained
+        self._projector.load_state_dict(
+            {name.removeprefix(prefix): tensor.float() for name, tensor in own.items()}
+        )
+        rest = {name: tensor for name, tensor in tensors.items() if name not in own}
         wrong = inner.load_state_dict(rest, strict=False)
         missing = [n for n in wrong.missing_keys if not n.startswith(f"{self.family.language}.")]
         if missing or wrong.unexpected_keys:
             name = [*missing, *wrong.unexpected_keys][0]
-            raise EnvironmentProblem(f"{vision}: does not fit its config: {name}")
-        self.model.eval().requires_grad_(False)
-        blank = [self.encode(_blank(*size)) for size in ((64, 64), (64, 320))]
-        self.width = blank[0].shape[1]
-        self._fixed = len(blank[0])
-        if not self.family.tiles and len(blank[0]) != len(blank[1]):
-            raise EnvironmentProblem(f"{vision}: the number of tokens depends on the pixels")
+            raise EnvironmentProblem(f"{self.folder}: does not fit its config: {name}")
+        return model.eval().requires_grad_(False)
+
+    @cached_property
+    def _fixed(self) -> int:
+        """Number of tokens of every image, computed without weights."""
+        counts = set()
+        for size in ((64, 64), (64, 320)):
+            inputs = {n: x.to("meta") for n, x in self.prepare(blank_picture(*size)).items()}
+            counts.add(len(_compute_features(self._shape[0], inputs)))
+        if len(counts) > 1:
+            raise EnvironmentProblem(f"{self.folder}: the number of tokens depends on the pixels")
+        return counts.pop()
 
     def layout(self, image: Image) -> Sequence[int]:
         """Return the token ids of an image, as transformers' processor arranges them."""
-        if not self.family.tiles:
+        if self.family.kind == "grid":
+            return [FEATURE] * math.prod(self.grid(image))
+        if self.family.kind != "tiles":
             return [FEATURE] * self._fixed
         _, rows, columns = self.processor.get_number_of_image_patches(image.height, image.width)
         tokens = self.tokenizer
-        token = tokens.convert_ids_to_tokens(self.model.config.image_token_id)
+        token = tokens.convert_ids_to_tokens(self.config.image_token_id)
         fake, whole = "<fake_token_around_image>", "<global-img>"
         length = self._tile_length
         lines = [
@@ -169,52 +250,90 @@ class ModelTower(Tower):
         text = "".join(f"{line}\n" for line in lines) + "\n" * bool(lines)
         text += f"{fake}{whole}{token * length}{fake}"
         ids = tokens(text, add_special_tokens=False)["input_ids"]
-        image_id = self.model.config.image_token_id
+        image_id = self.config.image_token_id
         return [FEATURE if number == image_id else number for number in ids]
+
+    def grid(self, image: Image) -> tuple[int, int]:
+        """Return the rows and columns of tokens of an image, in families of the kind ``grid``.
+
+        Raises:
+            DataError: the image is too narrow for this model.
+        """
+        processor = self.processor
+        side = processor.patch_size * processor.merge_size
+        limits = processor.size["shortest_edge"], processor.size["longest_edge"]
+        try:
+            height, width = smart_resize(image.height, image.width, side, *limits)
+        except ValueError as error:  # one side is more than 200 times as long as the other
+            raise DataError(image.path, f"the model cannot read this image: {error}") from error
+        return height // side, width // side
+
+    def prepare_language_model(self, model: Any, table: FeatureTable) -> None:
+        """Give the language model the positions or the attention of its family."""
+        decoder = get_decoder(model)
+        if self.family.kind == "grid":
+            rope = self.config.text_config.rope_parameters
+            GridPositions(decoder, table, rope["mrope_section"], self.grid)
+        elif self.family.kind == "blocks":
+            ImageBlocks(decoder, table)
 
     @property
     def _tile_length(self) -> int:
-        config = self.model.config
+        config = self.config
         patches = config.vision_config.image_size // config.vision_config.patch_size
         return int(patches**2 / config.scale_factor**2)
 
-    @torch.no_grad()
-    def encode(self, picture: Picture) -> Tensor:
-        """Return the features of one image before the projector, in fp32."""
-        pictures = [[picture]] if self.family.tiles else [picture]
+    def prepare(self, picture: Picture) -> dict[str, Tensor]:
+        """Return the pixels of one image, as the model's processor prepares them."""
+        pictures = [[picture]] if self.family.kind == "tiles" else [picture]
         pixels = self.processor(images=pictures, return_tensors="pt")
-        names = ("pixel_values", "pixel_attention_mask")
-        inputs = {name: pixels[name] for name in names if name in pixels}
-        found = self.model.get_image_features(**inputs).pooler_output
-        return torch.cat([each.reshape(-1, each.shape[-1]) for each in found]).float().contiguous()
+        names = ("pixel_values", "pixel_attention_mask", "image_grid_thw")
+        return {name: pixels[name] for name in names if name in pixels}
+
+    def compute(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return the features of one image before the projector, in fp32."""
+        return _compute_features(self.model, inputs)
 
     def build_projector(self, text_width: int, scale: float, seed: int) -> nn.Module:
         """Return the model's own projector, trained before."""
-        projector: nn.Module = copy.deepcopy(self._projector).float()
-        projector.load_state_dict(self._projector_state)
-        return projector
+        self.model  # noqa: B018 - reads the weights
+        return copy.deepcopy(self._projector).float()
 
 
-def _build_tower(vision: Path) -> Any:
-    """Return the model with random weights and almost no language model, in fp32."""
+def _compute_features(model: Any, inputs: dict[str, Tensor]) -> Tensor:
+    found = model.get_image_features(**inputs).pooler_output
+    return torch.cat([each.reshape(-1, each.shape[-1]) for each in found]).float().contiguous()
+
+
+def _build_tower(vision: Path, family: Family) -> tuple[Any, DividedProjector]:
+    """Return a model with random weights and almost no language model, in fp32.
+
+    Its projector only arranges features; the trained part of the projector is returned beside it.
+    """
     config = AutoConfig.from_pretrained(vision, **LOCAL)
     text = config.text_config
     text.num_hidden_layers, text.vocab_size, text.intermediate_size = 1, 8, 8
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:1]
     text.pad_token_id = text.bos_token_id = text.eos_token_id = None
     with torch.random.fork_rng(devices=[]):
-        return AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+        model: Any = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+    projector = divide_projector(model.model.get_submodule(family.projector), family)
+    model.model.set_submodule(family.projector, projector.kept)
+    return model, projector
 
 
-def _blank(width: int, height: int) -> Picture:
-    import PIL.Image
-
-    return PIL.Image.new("RGB", (width, height), (127, 127, 127))
-
-
-def join_model(language: Any, projector: Mapping[str, Tensor], folder: Path, out: Path) -> None:
+def join_model(
+    language: Any,
+    projector: Mapping[str, Tensor],
+    tower: Mapping[str, Tensor],
+    folder: Path,
+    out: Path,
+) -> None:
     """Write a language model with its projector and tower as one folder for plain transformers.
 
-    ``language`` has merged weights; ``folder`` is what :func:`split_model` wrote.
+    ``language`` has merged weights; ``folder`` is what :func:`split_model` wrote. ``tower`` has the
+    weights that training changed, or none.
 
     Raises:
         UsageError: ``out`` exists, or ``folder`` has no tower.
@@ -233,6 +352,7 @@ def join_model(language: Any, projector: Mapping[str, Tensor], folder: Path, out
     with torch.random.fork_rng(devices=[]):
         model: Any = AutoModelForImageTextToText.from_config(config, dtype=language.dtype)
     tensors = load_file(vision / TOWER_FILE)
+    tensors |= {f"{family.tower}.{name}": tensor for name, tensor in tower.items()}
     tensors |= {f"{family.projector}.{name}": tensor for name, tensor in projector.items()}
     tensors |= {
         f"{family.language}.{name}": tensor for name, tensor in language.model.state_dict().items()

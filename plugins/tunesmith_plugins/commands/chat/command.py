@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +16,9 @@ from tunesmith import api
 from tunesmith.contracts import Generation, TextModel, require_sampling
 from tunesmith.errors import UsageError
 from tunesmith.execution import execute
+from tunesmith.fence import fence
 from tunesmith.plan import Plan
-from tunesmith.records import Message, Prompt
+from tunesmith.records import Message, Part, Prompt, TextPart
 from tunesmith.storage import RunFolder
 from tunesmith.text import format_count, one_line
 from tunesmith_cli import render
@@ -46,6 +47,8 @@ class Conversation:
     """Sampling temperature; 0 picks the most likely token each time (greedy decoding)."""
     seed: int = 0
     """Seed of the next sampled answer; increases by one with each message."""
+    media: tuple[Part, ...] = ()
+    """Images before the first message of the user."""
     turns: dict[str, list[Message]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -88,7 +91,8 @@ class Conversation:
     def _next_turn(self, name: str, text: str) -> Iterator[Prompt]:
         """Add a user message for the duration of the block; remove it if the block fails."""
         turns = self.turns[name]
-        turns.append(Message("user", text))
+        is_first = all(turn.role == "system" for turn in turns)
+        turns.append(Message("user", (*self.media, TextPart(text)) if is_first else text))
         try:
             yield tuple(turns)
         except BaseException:
@@ -116,6 +120,13 @@ class Conversation:
     help="Chat with the baseline that the verdict found sufficient (a prompt or a classifier).",
 )
 @click.option("--prompt", "prompts", multiple=True, help="Answer this prompt and exit. Repeatable.")
+@click.option(
+    "--image",
+    "images",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Show this image before the first message of each conversation. Repeatable.",
+)
 @click.option(
     "--system",
     help="System prompt. Default: the one in the training data, if (nearly) all rows share it.",
@@ -146,6 +157,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     base_only: bool,
     winner: bool,
     prompts: tuple[str, ...],
+    images: tuple[Path, ...],
     system: str | None,
     temperature: float,
     seed: int,
@@ -162,12 +174,13 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     [baselines], as in the evaluation. --winner works without the training data.
     """
     folder, plan, _ = api.load_run(run, files=state.files, disabled=state.disabled)
+    media = _read_media(plan, images)
     opened = _open_models(folder, plan, compare, base_only, winner)
     if "base" in opened:
         opened["base"] = PromptedModel(opened["base"], plan.baseline_options.system_prompt)
     if system is None:
         system = _choose_system_prompt(folder)
-    conversation = Conversation(opened, system, tokens, temperature, seed)
+    conversation = Conversation(opened, system, tokens, temperature, seed, media)
     if prompts or not sys.stdin.isatty():
         for text in prompts or _lines(sys.stdin):
             conversation.reset()
@@ -181,6 +194,20 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
             render.print_note(
                 "\nStopped. Your message was removed from the conversation", style="warning"
             )
+
+
+def _read_media(plan: Plan, files: Sequence[Path]) -> tuple[Part, ...]:
+    """Return the parts of messages that these files hold, read as the run's data loader does."""
+    read, plugin = plan.data.offer.read_media, plan.data.offered.plugin
+    if not files:
+        return ()
+    if read is None:
+        raise UsageError(
+            f"--image: the data loader {plan.data.offer.name} of this run reads no images",
+            hint="chat with a run that was trained on images",
+        )
+    with fence(plugin, "read_media", may_take_long=True):
+        return tuple(read(plan.data.config, file) for file in files)
 
 
 def _answer(conversation: Conversation, text: str, as_json: bool) -> None:
