@@ -353,15 +353,3 @@ def test_the_readme_runs(readme_run_file: Path, tmp_path: Path) -> None:
     texts = [path.read_text(errors="replace") for path in run.path.rglob("*.jsonl")]
     assert any("network" in text for text in texts)
     assert not any("+49 30 901820" in text for text in texts), "it is not masked"
-
-
-def test_rows_beyond_memory_are_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [call(f"question {n}?", f"answer {n}") for n in range(50)]
-    path = write(tmp_path / "calls.jsonl", rows)
-    in_memory = [*load(path).train]
-    from tunesmith_traces import offer
-
-    build: Callable[..., Any] = offer.RowLoader
-    monkeypatch.setattr(offer, "RowLoader", lambda *given: build(*given, memory=0))
-    stored = load(path).train
-    assert type(stored) is not list and [*stored] == in_memory

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -65,13 +66,31 @@ class TraceOptions(RowOptions):
     )
 
 
+class KeySet:
+    """A set of keys in a temporary file, which SQLite deletes when it is no longer used.
+
+    At most 2 MB of it are in memory, however many keys it has.
+    """
+
+    def __init__(self) -> None:
+        self._database = sqlite3.connect("", isolation_level=None)
+        self._database.executescript(
+            "pragma cache_size = -2000; pragma journal_mode = off; begin;"
+            "create table keys (key blob primary key) without rowid"
+        )
+
+    def add(self, key: bytes) -> bool:
+        """Add a key; return False if it was added before."""
+        return self._database.execute("insert or ignore into keys values (?)", [key]).rowcount == 1
+
+
 @dataclass
 class TraceLoader:
     """Reads calls from JSON files; equal calls are used once."""
 
     options: TraceOptions
     _unused: Counter[str] = field(default_factory=Counter)
-    _known: set[bytes] = field(default_factory=set)
+    _known: KeySet = field(default_factory=KeySet)
 
     def load(self) -> Dataset:
         """Read all files, and count the calls that are not used.
@@ -80,9 +99,9 @@ class TraceLoader:
             DataError: a file cannot be read, or no call is usable.
         """
         self._unused.clear()
-        self._known.clear()
+        self._known = KeySet()
         try:
-            dataset = RowLoader(self.options, self._read_rows).load()
+            dataset = RowLoader(self.options, self._read_rows, memory=0).load()
         except DataError as error:
             message = "\n  ".join([error.what, *self._list_unused()])
             raise DataError(error.where, message, hint=error.hint, skipped=error.skipped) from None
@@ -136,9 +155,7 @@ class TraceLoader:
             label = label if options.use_feedback == "label" else None
             row = trace.to_row(label=label, slices=options.slices, mask=options.mask)
             content = json.dumps({**row, SESSION: ""}, sort_keys=True).encode()
-            key = blake2b(content, digest_size=16).digest()
-            if key not in self._known:
-                self._known.add(key)
+            if self._known.add(blake2b(content, digest_size=16).digest()):
                 return row
             reason = "repeated"
         self._unused[reason] += 1
