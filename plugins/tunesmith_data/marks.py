@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from tunesmith.contracts import Finding
 from tunesmith.records import Record, exchanges
 
-__all__ = ["find_marks"]
+__all__ = ["find_marks", "read_text"]
 
 MAX_EXAMPLES = 2
 
@@ -24,7 +24,7 @@ def find_marks(
         where: name of the check.
         hint: what to do about such rows.
     """
-    texts = [(record.source, _read_text(record)) for record in records]
+    texts = [(record.source, read_text(record)) for record in records]
     for what, pattern in marks.items():
         sources = [source for source, text in texts if pattern.search(text)]
         if sources:
@@ -39,7 +39,7 @@ def find_marks(
             )
 
 
-def _read_text(record: Record) -> str:
+def read_text(record: Record) -> str:
     """Return the prompts and answers of a record, empty for a kind that a plugin defines."""
     try:
         pairs = [*exchanges(record)]

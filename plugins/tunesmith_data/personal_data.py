@@ -9,11 +9,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tunesmith.text import redact
 from tunesmith_data import check_digits
 
-__all__ = ["KINDS", "PersonalData", "find_personal_data", "mask_row"]
+__all__ = ["KINDS", "PersonalData", "Span", "find_personal_data", "find_spans", "mask_row"]
 
 CONTEXT = 48
 """Number of characters before a value that are searched for the words that name it."""
@@ -42,6 +43,14 @@ class PersonalData:
                 continue
             if self.is_valid(match.group()):
                 yield match
+
+
+class Span(NamedTuple):
+    """A value in a text, and its placeholder."""
+
+    start: int
+    end: int
+    placeholder: str
 
 
 # Each pattern begins with a set of characters, which lets the search skip all others quickly. The
@@ -149,32 +158,44 @@ def find_personal_data(text: str) -> list[tuple[PersonalData, re.Match[str]]]:
     return sorted(found, key=lambda item: item[1].start())
 
 
-def mask_row(texts: Sequence[str]) -> tuple[list[str], Counter[str]]:
+def find_spans(text: str) -> list[Span]:
+    """Return the places of the personal data in a text, in order and without overlaps."""
+    return [
+        Span(match.start(), match.end(), kind.placeholder)
+        for kind, match in find_personal_data(text)
+    ]
+
+
+def mask_row(
+    texts: Sequence[str], find: Callable[[str], Sequence[Span]] = find_spans
+) -> tuple[list[str], Counter[str]]:
     """Replace personal data and secrets in a row's texts with placeholders such as ``[EMAIL]``.
 
     Equal values get equal placeholders. If the row has several values of a kind, they are numbered:
-    ``[EMAIL 1]``, ``[EMAIL 2]``.
+    ``[EMAIL 1]``, ``[EMAIL 2]``. ``find`` returns the personal data in a text, in order and without
+    overlaps.
 
     Returns:
         The texts, and the number of replacements by placeholder.
     """
     counts: Counter[str] = Counter()
     clean = [_mask_secrets(text, counts) for text in texts]
-    found = [find_personal_data(text) for text in clean]
+    found = [find(text) for text in clean]
     numbers: dict[str, dict[str, int]] = {}
-    for kind, match in (item for items in found for item in items):
-        counts[kind.placeholder] += 1
-        values = numbers.setdefault(kind.placeholder, {})
-        values.setdefault(_fold(match.group()), len(values) + 1)
+    for text, spans in zip(clean, found, strict=True):
+        for start, end, placeholder in spans:
+            counts[placeholder] += 1
+            values = numbers.setdefault(placeholder, {})
+            values.setdefault(_fold(text[start:end]), len(values) + 1)
     masked = []
-    for text, items in zip(clean, found, strict=True):
-        parts, end = [], 0
-        for kind, match in items:
-            values = numbers[kind.placeholder]
-            number = f" {values[_fold(match.group())]}" if len(values) > 1 else ""
-            parts += [text[end : match.start()], f"[{kind.placeholder}{number}]"]
-            end = match.end()
-        masked.append("".join([*parts, text[end:]]))
+    for text, spans in zip(clean, found, strict=True):
+        parts, last = [], 0
+        for start, end, placeholder in spans:
+            values = numbers[placeholder]
+            number = f" {values[_fold(text[start:end])]}" if len(values) > 1 else ""
+            parts += [text[last:start], f"[{placeholder}{number}]"]
+            last = end
+        masked.append("".join([*parts, text[last:]]))
     return masked, counts
 
 

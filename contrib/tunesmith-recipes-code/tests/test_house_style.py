@@ -29,6 +29,11 @@ GOOD = (
     "class Sums:\n    def __init__(self) -> None:\n        self.total = 0\n",
     "class Sums:\n"
     + "".join(f"    {line}\n" for line in CODE.splitlines()).replace("(values", "(self, values"),
+    CODE.replace("of the numbers", "of\n    the numbers"),
+    CODE.replace(
+        "    return", "    def add(a: int, b: int) -> int:\n        return a + b\n\n    return"
+    ),
+    CODE.replace("sum(values)", "sum(printed for printed in values)"),
     "from math import fsum\n\n\n" + CODE.replace("-> int", "-> float").replace("= sum", "= fsum"),
 )
 FAULTS = {
@@ -40,6 +45,15 @@ FAULTS = {
     "no type of an argument": (CODE.replace(": list[int]", ""), "type"),
     "no type of the result": (CODE.replace(" -> int", ""), "type"),
     "print": (CODE.replace("return sum(values)", "print(sum(values))"), "print"),
+    "print as an argument": (CODE.replace("sum(values)", "[*map(print, values)]"), "print"),
+    "print by another name": (CODE.replace("return", "show = print\n    return"), "print"),
+    "print of a module": (CODE.replace("return sum(", "return builtins.print("), "print"),
+    "empty summary": (CODE.replace("Return the sum of the numbers.", "."), "docstring"),
+    "no full stop before details": (CODE.replace("numbers.", "numbers\n\n    Or 0."), "docstring"),
+    "no type of an inner function": (
+        CODE.replace("    return", "    def add(a, b):\n        return a + b\n\n    return"),
+        "type",
+    ),
     "eval": (CODE.replace("sum(values)", "eval('1')"), "eval"),
     "long line": (CODE.replace("sum(values)", " + ".join(["sum(values)"] * 9)), "line"),
     "bare except": (

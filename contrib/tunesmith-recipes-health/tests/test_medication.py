@@ -127,3 +127,51 @@ HELD = ("Hold the warfarin. Do not give naproxen today.", "HOLD warfarin; HOLD n
 def test_names_of_two_words_and_lists(row: tuple[str, str], answer: str, is_right: bool) -> None:
     assert measure(row[1], *row)["orders-safe"] == 1.0
     assert measure(answer, *row)["orders-safe"] == is_right
+
+
+THREE = (
+    "Pause naproxen for now. Doxycycline as before, at bedtime. We can end the gentamicin.",
+    "HOLD naproxen; ASK dose of doxycycline; STOP gentamicin",
+)
+TWO_HELD = (
+    "No dalteparin until tomorrow. No buprenorphine until tomorrow. Start losartan 50 mg po.",
+    "HOLD dalteparin; HOLD buprenorphine; START losartan 50 mg PO",
+)
+ONE_GIVEN = ("Let us put this patient on citalopram 25 milligrams.", "START citalopram 25 mg")
+ONE_ASKED = ("Give some pantoprazole morning and evening.", "ASK dose of pantoprazole")
+
+
+@pytest.mark.parametrize(
+    ("row", "answer"),
+    [
+        (THREE, "Naproxen: on hold. Gentamicin: finished. Doxycycline: dose not documented."),
+        (THREE, "naproxen: paused / gentamicin: stopped / doxycycline: strength?"),
+        (THREE, "Hold naproxen, take her off gentamicin. I need the doxycycline dose."),
+        (THREE, "No naproxen. Gentamicin is terminated. Doxycycline: amount not known."),
+        (TWO_HELD, "Losartan 50 mg; dalteparin and buprenorphine not until tomorrow."),
+        (TWO_HELD, "Both dalteparin and buprenorphine are withheld, losartan 50 mg is started."),
+        (TWO_HELD, "Neither dalteparin nor buprenorphine today. Losartan 50 mg."),
+        (TWO_HELD, "Dalteparin and buprenorphine must wait. Losartan, fifty mg."),
+        (ONE_GIVEN, "Citalopram at a dose of twenty-five milligrams"),
+        (ONE_ASKED, "Pantoprazole twice daily, but the order lacks a dose."),
+        (ONE_ASKED, "Cannot start pantoprazole: the dose is absent from the order."),
+        (ONE_ASKED, "The pantoprazole order has no dose. Please provide one."),
+    ],
+)
+def test_structures_of_other_answers_are_right(row: tuple[str, str], answer: str) -> None:
+    assert set(measure(answer, *row).values()) == {1.0}, measure(answer, *row)
+
+
+@pytest.mark.parametrize(
+    ("row", "answer"),
+    [
+        (THREE, "Naproxen is no longer on hold. Doxycycline dose? Gentamicin stopped."),
+        (THREE, "Hold naproxen. Doxycycline at the usual dose. Stop gentamicin."),
+        (TWO_HELD, "Dalteparin and losartan 50 mg are given, buprenorphine is held."),
+        (TWO_HELD, "Dalteparin as before and buprenorphine is held. Losartan 50 mg."),
+        (ONE_GIVEN, "Citalopram at a dose of twenty milligrams"),
+        (ONE_ASKED, "Pantoprazole: do not give any dose."),
+    ],
+)
+def test_structures_of_wrong_answers_are_not(row: tuple[str, str], answer: str) -> None:
+    assert measure(answer, *row)["orders-safe"] == 0.0

@@ -82,3 +82,45 @@ def test_risks_of_several_words_and_letters() -> None:
     assert set(measure("VERY HIGH 7.1; MÄßIG 7.2", reference, risks=risks).values()) == {1.0}
     for wrong in ("high 7.1; mäßig 7.2", "very high 7.1; 7.2"):
         assert measure(wrong, reference, risks=risks)["risks-right"] == 0.0
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "7.1 is high risk, whereas 7.2 is of medium risk.",
+        "High risk is found in 7.1, medium risk in 7.2. Nothing to say about 7.4.",
+        '{"high": ["7.1"], "medium": ["7.2"]}',
+        "Clause 7.4 complies with the playbook. 7.1: high. 7.2: medium.",
+        "We would accept 7.4. 7.1: high; 7.2: medium",
+        "7.4 raises no objection; 7.1 carries a high risk, 7.2 a medium one",
+    ],
+)
+def test_clauses_that_are_approved_and_risks_around_clauses(answer: str) -> None:
+    assert set(measure(answer).values()) == {1.0}, measure(answer)
+
+
+FOUR = "High: 7.1, 7.4. Medium: 7.2, 7.5."
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "7.1 and 7.4 are high risk, whereas 7.2 and 7.5 are medium risk.",
+        '{"high": ["7.1", "7.4"], "medium": ["7.2", "7.5"]}',
+        "7.2 and 7.5 carry a medium risk, 7.1 and 7.4 a high one.",
+        "7.1 is of high risk, as is 7.4. 7.2 is of medium risk, as is 7.5.",
+    ],
+)
+def test_groups_of_clauses_have_one_risk(answer: str) -> None:
+    assert measure(answer, FOUR)["risks-right"] == 1.0
+    swapped = answer.replace("7.4", "@").replace("7.5", "7.4").replace("@", "7.5")
+    assert measure(swapped, FOUR)["risks-right"] == 0.0
+
+
+@pytest.mark.parametrize("answer", ["7.4 is not acceptable.", "7.4 does not comply."])
+def test_a_clause_that_is_not_approved_is_a_departure(answer: str) -> None:
+    assert measure(answer, "OK")["citations-right"] == 0.0
+
+
+def test_a_risk_that_is_denied_is_not_stated() -> None:
+    assert measure("7.1 is not high; 7.2 medium")["risks-right"] == 0.0

@@ -80,3 +80,38 @@ def test_large_amounts(amount: str) -> None:
     assert set(measure(f"We refund {amount}. Hygge Home", reference).values()) == {1.0}
     for wrong in ("1 EUR", "9,000.00 EUR", "9,999,999.00 EUR"):
         assert measure(f"We refund {wrong}. Hygge Home", reference)["policy-kept"] == 0.0, wrong
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "You don't need to bother about an exchange: we refund 40 EUR in 5 days. Hygge Home",
+        "Rather than exchange the lamp, we refund 40 EUR within 5 days. Hygge Home",
+        "Instead of a credit we refund the full 40 EUR in 5 days. Hygge Home",
+        "You get back your money, 40 EUR, within 5 days. Hygge Home",
+        "We refund the lamp that did not survive: 40 EUR within 5 days. Hygge Home",
+        "We refund 40 EUR at no cost, no later than in 5 days. Hygge Home",
+    ],
+)
+def test_clauses_that_deny_something_else(answer: str) -> None:
+    assert set(measure(answer).values()) == {1.0}, measure(answer)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "A refund of 40 EUR within 5 days is not possible. Hygge Home",
+        "Instead of a refund of 40 EUR, you wait 5 days. Hygge Home",
+        "Rather than refund 40 EUR within 5 days, we do nothing. Hygge Home",
+        "Nothing is refunded, neither 40 EUR nor within 5 days. Hygge Home",
+        "Refunds are not given, such as 40 EUR within 5 days. Hygge Home",
+    ],
+)
+def test_offers_that_are_denied_later(answer: str) -> None:
+    assert measure(answer)["policy-kept"] == 0.0
+
+
+def test_words_with_other_endings_and_in_another_order() -> None:
+    reference = "We exchange it. Hygge Home"
+    assert set(measure("We are exchanging the lamp. Hygge Home", reference).values()) == {1.0}
+    assert measure("A supervisor is not available. Hygge Home")["escalation-right"] == 1.0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from samples import (
 
 import tunesmith
 from tunesmith.contracts import Dataset
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, UsageError
 from tunesmith.records import Record, UnpairedPreference
 from tunesmith_data import RowError
 from tunesmith_traces.completions import read_langfuse, read_openai
@@ -138,6 +139,23 @@ def test_personal_data_is_masked_in_all_texts_but_not_in_ids(tmp_path: Path) -> 
     assert done.tool_calls[0].arguments == '{"to":"[EMAIL]"}' and done.tool_calls[0].id == name
     (unmasked,) = load(path).train
     assert mail in unmasked.messages[0].text
+
+
+def test_presidio_masks_more(tmp_path: Path) -> None:
+    pytest.importorskip("tunesmith_presidio", reason="is an extra")
+    path = write(tmp_path / "calls.jsonl", [call("From 203.0.113.9 by a@firma-meier.de", "ok")])
+    (record,) = load(path, mask="presidio").train
+    assert record.messages[0].text == "From [IP ADDRESS] by [EMAIL]"
+    (record,) = load(path, mask=True).train
+    assert record.messages[0].text == "From 203.0.113.9 by [EMAIL]"
+
+
+def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tunesmith_presidio.analyze", None)
+    path = write(tmp_path / "calls.jsonl", [call("a?", "a")])
+    with pytest.raises(UsageError, match=r"data\.mask = .presidio") as caught:
+        load(path, mask="presidio")
+    assert "install tunesmith-presidio" in str(caught.value.hint)
 
 
 MAIL, PHONE, CARD = "anna.meier@firma-meier.de", "+49 30 901820", 4111111111111111
@@ -353,15 +371,3 @@ def test_the_readme_runs(readme_run_file: Path, tmp_path: Path) -> None:
     texts = [path.read_text(errors="replace") for path in run.path.rglob("*.jsonl")]
     assert any("network" in text for text in texts)
     assert not any("+49 30 901820" in text for text in texts), "it is not masked"
-
-
-def test_rows_beyond_memory_are_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [call(f"question {n}?", f"answer {n}") for n in range(50)]
-    path = write(tmp_path / "calls.jsonl", rows)
-    in_memory = [*load(path).train]
-    from tunesmith_traces import offer
-
-    build: Callable[..., Any] = offer.RowLoader
-    monkeypatch.setattr(offer, "RowLoader", lambda *given: build(*given, memory=0))
-    stored = load(path).train
-    assert type(stored) is not list and [*stored] == in_memory

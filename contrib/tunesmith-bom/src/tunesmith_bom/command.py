@@ -23,17 +23,28 @@ from tunesmith_evidence.report.view import ReportView
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write. Default: stdout."
 )
+@click.option(
+    "--sign",
+    "key",
+    metavar="KEY",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Private elliptic-curve key, as PEM without a password. Signs the file of --out; the "
+    "signature is beside it, with the ending .sig.",
+)
 @trust_option
 @common_options
 @pass_state
-def command(state: CliState, run: Path, out: Path | None) -> None:
+def command(state: CliState, run: Path, out: Path | None, key: Path | None) -> None:
     """Write the bill of materials of RUN in CycloneDX 1.6: model, data, libraries and results.
 
     It has a SHA-256 hash of each file of the model, and the scores with their intervals, also for
     each slice of the test rows. It contains no rows and no paths.
     """
     from tunesmith_bom.bom import make_bom, validate
+    from tunesmith_bom.signing import sign
 
+    if key is not None and out is None:
+        raise UsageError("--sign: needs --out", hint="a signature is written beside a file")
     if out is not None and out.exists():
         raise UsageError(f"{out}: already exists", hint="choose another file name")
     folder, plan, _ = api.load_run(run, files=state.files, disabled=state.disabled)
@@ -46,3 +57,5 @@ def command(state: CliState, run: Path, out: Path | None) -> None:
     else:
         write_atomic(out, text)
         render.print_text(f"wrote {render.shell_path(out)}")
+        if key is not None:
+            render.print_text(f"wrote {render.shell_path(sign(out, key))}")

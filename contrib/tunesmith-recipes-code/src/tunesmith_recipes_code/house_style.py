@@ -11,7 +11,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Self, TypeAlias
 
 from pydantic import Field
 
@@ -27,6 +27,8 @@ from tunesmith_evidence.answers.generate import (
 KEPT, PARSES = "conventions-kept", "code-parses"
 METRICS = tuple(Metric(name=name, higher_is_better=True, bounds=(0, 1)) for name in (KEPT, PARSES))
 NO_PREFIX = "a function's name has none of the prefixes"
+Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _DEFINED = re.compile(r"\bdef (\w+)")
 _SNAKE_CASE = re.compile(r"_*[a-z][a-z0-9_]*")
 
@@ -101,13 +103,14 @@ def find_departures(code: str, options: HouseStyleOptions) -> tuple[str, ...] | 
             tree = ast.parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
-    functions = [
-        node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    ]
+    functions = [node for node in ast.walk(tree) if isinstance(node, _FUNCTIONS)]
     if not functions:
         return None
-    found = [kind for function in functions for kind in _check_function(function, options)]
-    names = [each.name for each in functions if not each.name.startswith("__")]
+    inner = {node for each in functions for node in ast.walk(each) if node is not each}
+    public = [node for node in functions if node not in inner and not node.name.startswith("_")]
+    found = [kind for node in functions for kind in _check_function(node, options)]
+    found += [kind for node in public for kind in _check_public(node, options)]
+    names = [each.name for each in functions if each not in inner and each.name[:2] != "__"]
     if options.prefixes and names and all(name.startswith("_") for name in names):
         found.append(NO_PREFIX)  # only helpers may be private
     found += _check_tree(tree, options)
@@ -116,22 +119,23 @@ def find_departures(code: str, options: HouseStyleOptions) -> tuple[str, ...] | 
     return tuple(dict.fromkeys(found))
 
 
-def _check_function(
-    function: ast.FunctionDef | ast.AsyncFunctionDef, options: HouseStyleOptions
-) -> Iterator[str]:
+def _check_function(function: Function, options: HouseStyleOptions) -> Iterator[str]:
     if not _SNAKE_CASE.fullmatch(function.name):
         yield "a function's name is not in snake case"
-    if options.prefixes and not function.name.startswith(("_", *options.prefixes)):
-        yield NO_PREFIX
-    if options.docstrings and not function.name.startswith("_"):
-        text = ast.get_docstring(function) or ""
-        if not text.partition("\n")[0].endswith("."):
-            yield "a docstring is missing or has no full stop"
     if options.annotations and not _is_annotated(function):
         yield "a type is missing"
 
 
-def _is_annotated(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+def _check_public(function: Function, options: HouseStyleOptions) -> Iterator[str]:
+    if options.prefixes and not function.name.startswith(tuple(options.prefixes)):
+        yield NO_PREFIX
+    if options.docstrings:
+        summary = (ast.get_docstring(function) or "").partition("\n\n")[0]  # on one line or more
+        if not re.search(r"\w.*\.\Z", summary, re.DOTALL):
+            yield "a docstring is missing or has no full stop"
+
+
+def _is_annotated(function: Function) -> bool:
     given = function.args
     arguments = [*given.posonlyargs, *given.args, *given.kwonlyargs]
     arguments += [each for each in (given.vararg, given.kwarg) if each is not None]
@@ -143,9 +147,18 @@ def _check_tree(tree: ast.AST, options: HouseStyleOptions) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.ExceptHandler) and node.type is None:
             yield "an except names no exception"
-        called = node.func if isinstance(node, ast.Call) else None
-        if isinstance(called, ast.Name) and called.id in options.banned_calls:
-            yield f"it calls {called.id}"
+        name = _read_builtin(node)  # also if it is passed on to be called
+        if name in options.banned_calls:
+            yield f"it calls {name}"
+
+
+def _read_builtin(node: ast.AST) -> str:
+    """Return the name that an expression uses, also as an attribute of ``builtins``."""
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+        return node.id
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        return node.attr if node.value.id == "builtins" else ""
+    return ""
 
 
 HOUSE_STYLE = EvaluatorOffer(

@@ -31,21 +31,37 @@ _DOSE = re.compile(
     r"(?:\s*(?:/|per)\s*(kg|m2|ml)\b)?",
     re.IGNORECASE,
 )
-_NOT = r"(?:not|never|don['’]?t)"
-_VERB = (
-    r"(?:(?:h[oe]ld|stop|paus|discontinu|withh[oe]ld|omit|cancel|suspend|skip|ceas|avoid|interrupt)\w*"
-    r"|end(?:s|ed)?\b|d/c\b|(?:leave|left) out\b)"
-)
-_NOT_STOPPED = re.compile(rf"\b{_NOT} {_VERB}", re.IGNORECASE)
-_STOP = re.compile(rf"\b(?:{_VERB}|no\b|none\b|{_NOT}\b)", re.IGNORECASE)
-_ASK = re.compile(
-    r"\?|\b(?:ask|clarify|confirm|unclear|unknown|missing|query|specify|tb[cd]|to be determined"
-    r"|no dose (?:is|was|given|stated)|without an? dose|needs? (?:an?|the) dose|dose (?:is )?needed"
-    # Without "dose", "not given" is a drug that is withheld.
-    r"|dose (?:[\w-]+ ){0,4}not (?:given|stated|specified|ordered|known))\b",
+_ONES = [
+    "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
+    "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+]  # fmt: skip
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_IN_WORDS = re.compile(
+    rf"\b(?:(?P<tens>{'|'.join(_TENS)})[ -]?)?"
+    rf"(?P<ones>{'|'.join(sorted(_ONES, key=len, reverse=True))})?"
+    rf"(?<=[a-z])(?=[\s-]+{_UNIT})",
     re.IGNORECASE,
 )
-_SENTENCE = re.compile(r"[;\n!]|(?<=\?)|\.(?!\d)|(?<!\w)\d\)\s")
+"""Matches a number in words before a unit."""
+_NOT = r"(?:not|never|don['’]?t|no longer)"
+_VERB = (
+    r"(?:(?:h[oe]ld|stop|paus|discontinu|withh[oe]ld|omit|cancel|suspend|skip|ceas|avoid|interrupt)\w*"
+    r"|(?:terminat|finish)\w*|wait\b|off\b|end(?:s|ed)?\b|d/c\b|(?:leave|left) out\b)"
+)
+_NOT_STOPPED = re.compile(rf"\b{_NOT} (?:(?:be|on|to) )?{_VERB}", re.IGNORECASE)
+_STOP = re.compile(rf"\b(?:{_VERB}|no\b|none\b|neither\b|{_NOT}\b)", re.IGNORECASE)
+_ASK = re.compile(
+    r"\?|\b(?:ask|clarify|confirm|unclear|unknown|missing|query|specify|tb[cd]|to be determined)\b",
+    re.IGNORECASE,
+)
+_DOSE_NAME = re.compile(r"\b(?:dose|dosage|strength|amount)\b", re.IGNORECASE)
+_LACK = re.compile(
+    r"\b(?:no|not|without|lack\w*|absent|needs?|needed|required|to be|which|what|please)\b",
+    re.IGNORECASE,
+)
+"""Matches what is said about a dose that is not stated."""
+_NOT_GIVEN = re.compile(rf"\b(?:{_NOT} (?:give|take|administer)|(?:give|take) no)\b", re.IGNORECASE)
+_SENTENCE = re.compile(r"[;\n!]|\s/\s|(?<=\?)|\.(?!\d)|(?<!\w)\d\)\s")
 _PART = re.compile(r",(?!\d)|\b(?:and|but)\b", re.IGNORECASE)
 _WORD = re.compile(r"[a-z][a-z-]{3,}", re.IGNORECASE)
 _COMMON = frozenset((
@@ -68,32 +84,45 @@ class Orders:
 def read_orders(text: str, drugs: frozenset[str]) -> Orders:
     """Read the orders about these drugs.
 
-    A part of a sentence that names no drug continues the last one, and a part that only names a
-    drug continues the order before it: "hold warfarin and digoxin".
+    A part of a sentence that names no drug continues the last one. A part that only names a drug
+    continues the order before it ("hold warfarin and digoxin"). At the start of a sentence, it
+    belongs to the order after it ("warfarin and digoxin are withheld").
     """
     doses, stopped, asked = Counter[tuple[frozenset[str], Decimal, str]](), set[str](), set[str]()
     drug = frozenset[str]()
     for sentence in _SENTENCE.split(text):
-        order = set[str]()
-        for part in _PART.split(sentence):
+        order, waiting = set[str](), frozenset[str]()
+        for number, part in enumerate(_PART.split(sentence)):
             words = {word.casefold() for word in _WORD.findall(part)}
             drug = drugs & words or drug
             found = read_doses(part)
             doses.update((drug, *dose) for dose in found)
-            if _ASK.search(part):
+            if _is_question(part, has_dose=bool(found)):
                 order = asked
             elif _STOP.search(_NOT_STOPPED.sub("", part)):
                 order = stopped
-            elif found or not words <= drugs:
+            elif found or not words - {"both"} <= drugs:
                 order = set()
-            order |= drug
+            elif number == 0:
+                waiting = drug
+                continue
+            order |= drug | waiting
+            waiting = frozenset()
     return Orders(doses, frozenset(stopped), frozenset(asked))
+
+
+def _is_question(part: str, *, has_dose: bool) -> bool:
+    """Return True if a part of a sentence asks for a dose, or states that it is not known."""
+    if _ASK.search(part):
+        return True
+    lacks_dose = not has_dose and _DOSE_NAME.search(part) and _LACK.search(part)
+    return bool(lacks_dose) and not _NOT_GIVEN.search(part)
 
 
 def read_doses(text: str) -> set[tuple[Decimal, str]]:
     """Return the doses in a text as amounts with their basic units."""
     found = set()
-    for first, last, unit, per in _DOSE.findall(text):
+    for first, last, unit, per in _DOSE.findall(_IN_WORDS.sub(_write_digits, text)):
         factor, basic = UNITS[unit.casefold()]
         found |= {
             (read_number(n) * factor, f"{basic}/{per.casefold()}") for n in (first, last) if n
@@ -101,6 +130,12 @@ def read_doses(text: str) -> set[tuple[Decimal, str]]:
     # One tablet of 25 mg is 25 mg; several tablets are another dose.
     single = {(Decimal(1), "tablet/"), (Decimal(1), "capsule/")}
     return found - single if len(found - single) == 1 else found
+
+
+def _write_digits(words: re.Match[str]) -> str:
+    tens, ones = ((words[name] or "").casefold() for name in ("tens", "ones"))
+    value = (10 * (_TENS.index(tens) + 2) if tens else 0) + (_ONES.index(ones) + 1 if ones else 0)
+    return str(value) if value else words.group()
 
 
 def list_drugs(prompt: str, reference: str) -> frozenset[str]:

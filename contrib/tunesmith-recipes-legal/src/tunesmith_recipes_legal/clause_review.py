@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import groupby, zip_longest
+from operator import itemgetter
 
 from pydantic import Field
 
@@ -17,12 +19,18 @@ from tunesmith_evidence.answers.parts import offer_parts_evaluator
 _CLAUSE = re.compile(
     r"(?<![\w.$€£])\d+(?:\.\d+)+(?!\w|\s?(?:[%$€£]|percent|per cent|EUR|USD|GBP))", re.IGNORECASE
 )
+_KIND = itemgetter(1)
 _STATEMENT = re.compile(r"[;\n]|\.\s")
-_IN_ORDER = re.compile(
-    r"\b(?:fine|ok(?:ay)?|acceptable|in order|no (?:risk|issue|change|departure)s?)\b",
+_NOT = r"(?:no|not|nothing|none|neither|never|without|\w+n['’]t)"
+_APPROVAL = re.compile(
+    r"\b(?:fine|ok(?:ay)?|in (?:order|line)|(?:accept|compl[yi]|conform|follow|meet|match)\w*)\b",
     re.IGNORECASE,
 )
-"""Matches what a statement says about a clause that need not be changed."""
+_OBJECTION = re.compile(
+    r"\b(?:risk|issue|chang|depart|deviat|concern|object|problem|comment|say|add|flag)\w*\b",
+    re.IGNORECASE,
+)
+_NEGATION = re.compile(rf"\b{_NOT}\b", re.IGNORECASE)
 
 
 class ClauseReviewOptions(AnswerOptions):
@@ -49,32 +57,57 @@ def judge(
 def read_risks(review: str, risks: Sequence[str]) -> dict[str, frozenset[str]]:
     """Return the risks that are stated about each cited clause, in the same statement.
 
-    If a statement has as many risks as clauses, they belong together in their order. A risk alone
-    belongs to the clauses alone before it ("Clause 7.1. Risk: high."), otherwise to those after it
-    ("High risk: - 7.1 - 7.2").
+    A statement that begins with clauses continues with their risk, and one that begins with a risk
+    continues with its clauses; both can be repeated. As many risks as clauses belong together in
+    their order. A risk alone belongs to the clauses alone before it ("Clause 7.1. Risk: high."),
+    otherwise to those after it ("High risk: - 7.1 - 7.2").
     """
     found: dict[str, frozenset[str]] = {}
     heading: list[str] = []
     open_clauses: list[str] = []
     names = "|".join(map(re.escape, sorted(risks, key=len, reverse=True)))
+    risk = re.compile(rf"(?<!\w)(?:{names})(?!\w)", re.IGNORECASE)
+    denied = re.compile(rf"\b{_NOT}\s+(?:an?\s+)?(?:{names})(?!\w)", re.IGNORECASE)
     for statement in _STATEMENT.split(review):
-        clauses = _CLAUSE.findall(statement)
-        stated = re.findall(rf"(?<!\w)(?:{names})(?!\w)", statement, re.IGNORECASE)
-        if not stated and _IN_ORDER.search(statement):
+        statement = denied.sub("", statement)
+        clauses, stated = _CLAUSE.findall(statement), risk.findall(statement)
+        if not stated and _is_approved(statement):
             continue
+        pairs = [(clauses, stated)]
         if stated and not clauses:
-            clauses, open_clauses = open_clauses, []
-            heading = [] if clauses else stated
+            pairs, heading = [(open_clauses, stated)], [] if open_clauses else stated
+            open_clauses = []
         elif stated:
-            heading, open_clauses = [], []
+            pairs, heading, open_clauses = _pair(statement, risk), [], []
         elif clauses:
-            stated, open_clauses = heading, [] if heading else [*open_clauses, *clauses]
-        each = [stated] * len(clauses)
-        if len(clauses) == len(stated):  # "high 7.1, medium 7.2"
-            each = [[risk] for risk in stated]
-        for clause, own in zip(clauses, each, strict=True):
-            found[clause] = found.get(clause, frozenset()) | {*map(str.casefold, own)}
+            pairs, open_clauses = [(clauses, heading)], [] if heading else [*open_clauses, *clauses]
+        for group, own in pairs:
+            each = [[one] for one in own] if len(own) == len(group) else [own] * len(group)
+            for clause, names_of in zip(group, each, strict=True):
+                found[clause] = found.get(clause, frozenset()) | {*map(str.casefold, names_of)}
     return found
+
+
+def _is_approved(statement: str) -> bool:
+    """Return True if a statement approves a clause, or denies that there is an objection to it."""
+    is_negated = bool(_NEGATION.search(statement))
+    return bool((_OBJECTION if is_negated else _APPROVAL).search(statement))
+
+
+def _pair(statement: str, risk: re.Pattern[str]) -> list[tuple[list[str], list[str]]]:
+    """Return the groups of clauses in a statement, each with its risks."""
+    marks = [(m.start(), 0, m.group()) for m in _CLAUSE.finditer(statement)]
+    marks += [(m.start(), 1, m.group()) for m in risk.finditer(statement)]
+    runs = [(kind, [text for *_, text in run]) for kind, run in groupby(sorted(marks), _KIND)]
+    pairs: list[tuple[list[str], list[str]]] = []
+    for first, second in zip_longest(runs[::2], runs[1::2]):
+        if second is None:  # "7.1 is of high risk, as is 7.2"
+            clauses, risks = pairs.pop()
+            more = first[1]
+            pairs.append(([*clauses, *more], risks) if first[0] == 0 else (clauses, risks + more))
+        else:
+            pairs.append((first[1], second[1]) if first[0] == 0 else (second[1], first[1]))
+    return pairs
 
 
 CLAUSE_REVIEW = offer_parts_evaluator(

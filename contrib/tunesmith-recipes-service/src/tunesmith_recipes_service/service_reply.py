@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from decimal import Decimal
+from itertools import permutations
 
 from pydantic import Field
 
@@ -27,7 +28,20 @@ _WORDS = [
 ]  # fmt: skip
 _WORD = re.compile(rf"\b({'|'.join(_WORDS)})(?={_UNIT})", re.IGNORECASE)
 """Matches a number in words before a unit of time."""
-_NEGATED = r"\b(?:no|not|never|cannot|without|\w+n['’]t)\s+(?:\w+\s+){0,2}?"
+_CLAUSE = re.compile(
+    r"[.,;:!?()\n–—]|\b(?:and|but|because|although|though|if|when|so|while|until|unless)\b",
+    re.IGNORECASE,
+)
+_SUBJECT = r"\b(?:that|which|who|what|I|you|we|it|they)\b"
+_DENIED = re.compile(
+    # What precedes "not" is denied too ("a refund is not possible"), but not in the clause around
+    # it ("we exchange the lamp you did not order").
+    rf"(?:(?!{_SUBJECT}).)*\b(?:not(?! only)|never|cannot|\w+n['’]t)\b.*"
+    rf"|\b(?:instead of|rather than)\b(?:(?!{_SUBJECT}).)*",
+    re.IGNORECASE,
+)
+"""Matches the part of a clause that a negation denies."""
+_NONE = r"\b(?:no|nothing|none|without)\s+(?:\w+\s+){0,2}?"
 """Matches a negation of the word after it, with at most two words between them."""
 
 
@@ -71,11 +85,33 @@ def _read_offers(
 
 
 def _offers_any(text: str, phrases: Sequence[str]) -> bool:
-    """Return True if a phrase is in the text without a negation before it."""
-    negated = "|".join(map(re.escape, phrases))
-    return _contains_any(
-        re.sub(_NEGATED + f"(?:{negated})", "", text, flags=re.IGNORECASE), phrases
+    """Return True if a phrase is in a clause of the text that does not deny it."""
+    offered = "|".join(map(_make_pattern, phrases))
+    return any(
+        re.search(
+            offered,
+            re.sub(f"{_NONE}(?:{offered})", "", _DENIED.sub("", clause), flags=re.IGNORECASE),
+            re.IGNORECASE,
+        )
+        for clause in _CLAUSE.split(text)
+        if offered
     )
+
+
+def _make_pattern(phrase: str) -> str:
+    """Return a pattern for the words of a phrase, in any order and with any ending.
+
+    At most three other words are between them, and short words can be others: "send it back" is
+    also "send the lamp back".
+    """
+    words = [word for word in phrase.split() if len(word) > 2] or phrase.split()
+    stems = [
+        rf"(?<!\w){re.escape(word[:-1])}(?:e|ing)\w*"
+        if word[-1] == "e"
+        else rf"(?<!\w){re.escape(word)}\w*"
+        for word in words
+    ]
+    return "|".join(r"\W+(?:\w+\W+){0,3}?".join(order) for order in permutations(stems))
 
 
 def _keeps_brand(answer: str, reference: str, options: ServiceReplyOptions) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -14,12 +15,13 @@ from typing import Literal, TypeVar
 from pydantic import Field
 
 from tunesmith.contracts import Dataset
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, UsageError
 from tunesmith.offers import DataLoaderOffer
 from tunesmith_data import ByteStream, Fields, Row, RowError, RowLoader, RowOptions, read_json_rows
+from tunesmith_data.personal_data import mask_row
 from tunesmith_traces.completions import read_langfuse, read_openai
 from tunesmith_traces.otel import read_otel
-from tunesmith_traces.trace import JSON, SESSION, Call, Trace, read_label
+from tunesmith_traces.trace import JSON, SESSION, Call, Mask, Trace, read_label
 
 T = TypeVar("T")
 
@@ -58,11 +60,30 @@ class TraceOptions(RowOptions):
     good_from: float = Field(
         0.5, description="Smallest number that is good feedback: 0.5 suits 0 and 1, or -1 and 1."
     )
-    mask: bool = Field(
+    mask: bool | Literal["presidio"] = Field(
         False,
         description="Replace personal data and keys with placeholders such as [EMAIL], like "
-        "`tunesmith data fix --mask`. Names and postal addresses are not found.",
+        "`tunesmith data fix --mask`. `presidio` also finds what the recognizers of Presidio find, "
+        "with the distribution tunesmith-presidio. Names and postal addresses are not found.",
     )
+
+
+class KeySet:
+    """A set of keys in a temporary file, which SQLite deletes when it is no longer used.
+
+    At most 2 MB of it are in memory, however many keys it has.
+    """
+
+    def __init__(self) -> None:
+        self._database = sqlite3.connect("", isolation_level=None)
+        self._database.executescript(
+            "pragma cache_size = -2000; pragma journal_mode = off; begin;"
+            "create table keys (key blob primary key) without rowid"
+        )
+
+    def add(self, key: bytes) -> bool:
+        """Add a key; return False if it was added before."""
+        return self._database.execute("insert or ignore into keys values (?)", [key]).rowcount == 1
 
 
 @dataclass
@@ -71,7 +92,8 @@ class TraceLoader:
 
     options: TraceOptions
     _unused: Counter[str] = field(default_factory=Counter)
-    _known: set[bytes] = field(default_factory=set)
+    _known: KeySet = field(default_factory=KeySet)
+    _mask: Mask | None = None
 
     def load(self) -> Dataset:
         """Read all files, and count the calls that are not used.
@@ -80,9 +102,10 @@ class TraceLoader:
             DataError: a file cannot be read, or no call is usable.
         """
         self._unused.clear()
-        self._known.clear()
+        self._known = KeySet()
+        self._mask = find_mask(self.options.mask)
         try:
-            dataset = RowLoader(self.options, self._read_rows).load()
+            dataset = RowLoader(self.options, self._read_rows, memory=0).load()
         except DataError as error:
             message = "\n  ".join([error.what, *self._list_unused()])
             raise DataError(error.where, message, hint=error.hint, skipped=error.skipped) from None
@@ -134,11 +157,9 @@ class TraceLoader:
         reason = self._find_reason(trace, label)
         if not reason:
             label = label if options.use_feedback == "label" else None
-            row = trace.to_row(label=label, slices=options.slices, mask=options.mask)
+            row = trace.to_row(label=label, slices=options.slices, mask=self._mask)
             content = json.dumps({**row, SESSION: ""}, sort_keys=True).encode()
-            key = blake2b(content, digest_size=16).digest()
-            if key not in self._known:
-                self._known.add(key)
+            if self._known.add(blake2b(content, digest_size=16).digest()):
                 return row
             reason = "repeated"
         self._unused[reason] += 1
@@ -154,6 +175,22 @@ class TraceLoader:
         if self.options.feedback is not None and label is None:
             return "without feedback"
         return "with bad feedback" if self.options.use_feedback == "filter" and not label else ""
+
+
+def find_mask(name: bool | Literal["presidio"]) -> Mask | None:
+    """Return the function that masks the texts of a row, or None.
+
+    Raises:
+        UsageError: tunesmith-presidio is not installed.
+    """
+    if name != "presidio":
+        return mask_row if name else None
+    try:
+        from tunesmith_presidio.analyze import find_spans
+    except ImportError as error:
+        hint = "install tunesmith-presidio, or set mask = true"
+        raise UsageError(f'data.mask = "presidio": {error}', hint=hint) from None
+    return partial(mask_row, find=find_spans)
 
 
 def attempt(call: Callable[[], T]) -> T | RowError:

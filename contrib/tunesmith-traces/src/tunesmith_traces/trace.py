@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, TypeAlias
 
 from tunesmith_data import Fields, RowError
-from tunesmith_data.personal_data import mask_row
 
 JSON: TypeAlias = dict[str, Any]
 WORDS = {
@@ -26,6 +26,8 @@ _NO_TEXT = ("role", "from", "type", "id", "tool_call_id")
 _ARGUMENTS = ("arguments", "parameters")
 _INSIDE = "*"
 """Stands for every key inside arguments and other JSON, which may all contain personal data."""
+Mask: TypeAlias = Callable[[Sequence[str]], "tuple[list[str], Counter[str]]"]
+"""Returns the texts of a row with personal data masked, and the number of replacements."""
 Call: TypeAlias = "Callable[[], Trace | None]"
 """Reads a call, so that a call with an error does not hide the others of its row. None: no call."""
 
@@ -46,7 +48,7 @@ class Trace:
     labels: Mapping[str, object] = field(default_factory=dict)
     """Facts about the call, such as its model and its version."""
 
-    def to_row(self, *, label: bool | None, slices: Sequence[str], mask: bool) -> Fields:
+    def to_row(self, *, label: bool | None, slices: Sequence[str], mask: Mask | None) -> Fields:
         """Return the row, whose only trained turn is the answer.
 
         Earlier answers of the conversation are the answers of other calls. They have weight 0,
@@ -57,8 +59,8 @@ class Trace:
         known = {name: self.labels[name] for name in slices if self.labels.get(name) is not None}
         labels, session = {name: str(value) for name, value in known.items()}, self.conversation
         if mask:  # the id of a conversation can be a telephone number
-            messages, session = mask_texts(messages), session and make_digest(session)
-            labels = {name: mask_row([text])[0][0] for name, text in labels.items()}
+            messages, session = mask_texts(messages, mask), session and make_digest(session)
+            labels = {name: mask([text])[0][0] for name, text in labels.items()}
         session = session or make_digest(json.dumps(messages))
         row: JSON = {**labels, "messages": messages, SESSION: session}
         row |= {"tools": list(self.tools)} if self.tools else {}
@@ -70,7 +72,7 @@ def make_digest(text: str) -> str:
     return blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def mask_texts(messages: list[JSON]) -> list[JSON]:
+def mask_texts(messages: list[JSON], mask: Mask) -> list[JSON]:
     """Replace personal data in the texts of messages; equal values get equal placeholders."""
     texts: list[str] = []
 
@@ -79,7 +81,7 @@ def mask_texts(messages: list[JSON]) -> list[JSON]:
         return text
 
     replace_texts(messages, collect)
-    masked = iter(mask_row(texts)[0])
+    masked = iter(mask(texts)[0])
     return [replace_texts(message, lambda text: next(masked)) for message in messages]
 
 
