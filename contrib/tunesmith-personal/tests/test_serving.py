@@ -256,7 +256,7 @@ def test_the_name_of_a_model_gives_no_access_to_it(
     assert ask(address, "user-00", PROMPTS[0]) == alone["user-00", PROMPTS[0]]
     with urllib.request.urlopen(f"{address}/v1/models", timeout=60) as answer:
         names = [model["id"] for model in json.load(answer)["data"]]
-    own = [name for name in names if name.startswith("user-")]
+    own = [name for name in names if name.startswith("personal-")]
     assert own and {ask(address, None, PROMPTS[0], name) for name in own} == {
         ask(address, None, PROMPTS[0])
     }

@@ -155,7 +155,7 @@ class PersonalServing(ServeExtension):
     def _name(self, user: str, served: str, digest: str) -> str:
         """Return a name that reveals nothing about the user, and is new for a new adapter."""
         content = f"{user}\0{served}\0{digest}".encode("utf-8", "surrogatepass")
-        return f"user-{blake2b(content, key=self._key, digest_size=12).hexdigest()}"
+        return f"personal-{blake2b(content, key=self._key, digest_size=12).hexdigest()}"
 
 
 USERS: ServeExtensionOffer[PersonalServingOptions] = ServeExtensionOffer(
