@@ -66,7 +66,7 @@ def read_commits(repository: Path) -> Iterator[Commit]:
 def choose_rows(commits: list[Commit], authors: int, rows: int) -> dict[str, list[dict[str, str]]]:
     """Return the last rows of the authors with most commits, divided by time in each author.
 
-    A commit with the prompt of an earlier one is left out, so that no test row is known.
+    A commit with the prompt of an earlier one is skipped, so that no test row is known.
     """
     found: dict[str, dict[str, dict[str, str]]] = {}
     for commit in commits:

@@ -189,7 +189,7 @@ def _decode(
     weight_KNP = weight[..., :P].transpose(0, 1).reshape(K, B * R, P)
     out_BKRD = (weight_KNP @ value_KPD).view(K, B, R, -1).transpose(0, 1)
     out_BKRD = out_BKRD + weight[..., P:] @ value_BKSD
-    return out_BKRD.view(B, H, T, -1).transpose(1, 2)
+    return out_BKRD.reshape(B, H, T, -1).transpose(1, 2)
 
 
 def _prefill(

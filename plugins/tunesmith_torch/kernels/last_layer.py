@@ -29,9 +29,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from tunesmith_torch.kernels.padding import pad_positions
+from tunesmith_torch.kernels.padding import count_padding
 
-_Mapping = Callable[[Tensor, "PositionIndex"], Tensor]
+_Mapping = Callable[[Tensor, "PositionIndex", int], Tensor]
 
 
 class PositionIndex:
@@ -47,20 +47,24 @@ class PositionIndex:
 
     def gather(self, x_PD: Tensor) -> Tensor:
         """Select the N rows, [P, D] to [N, D]; zeros may follow them."""
-        out_ND: Tensor = _IndexFunction.apply(x_PD, self, _gather, _scatter)  # type: ignore[no-untyped-call]
+        rows = len(self.positions_N) + count_padding(x_PD, len(self.positions_N))
+        out_ND: Tensor = _IndexFunction.apply(x_PD, self, _gather, _scatter, rows)  # type: ignore[no-untyped-call]
         return out_ND
 
     def scatter(self, x_ND: Tensor) -> Tensor:
         """Put the first N rows at their positions and zeros elsewhere, [N, D] to [P, D]."""
-        out_PD: Tensor = _IndexFunction.apply(x_ND, self, _scatter, _gather)  # type: ignore[no-untyped-call]
+        out_PD: Tensor = _IndexFunction.apply(x_ND, self, _scatter, _gather, len(x_ND))  # type: ignore[no-untyped-call]
         return out_PD
 
 
-def _gather(x_PD: Tensor, index: PositionIndex) -> Tensor:
-    return pad_positions(x_PD.index_select(0, index.positions_N))
+def _gather(x_PD: Tensor, index: PositionIndex, rows: int) -> Tensor:
+    """Select the N rows, and append zeros up to this number of rows."""
+    selected_ND = x_PD.index_select(0, index.positions_N)
+    padding = rows - len(selected_ND)
+    return nn.functional.pad(selected_ND, (0, 0, 0, padding)) if padding else selected_ND
 
 
-def _scatter(x_ND: Tensor, index: PositionIndex) -> Tensor:
+def _scatter(x_ND: Tensor, index: PositionIndex, rows: int) -> Tensor:
     """Select rows of x_ND or a row of zeros: deterministic, and faster than a scatter."""
     rows_D = torch.cat([x_ND, x_ND.new_zeros(1, x_ND.shape[1])])
     return rows_D.index_select(0, index.inverse_P % len(rows_D))
@@ -70,16 +74,15 @@ class _IndexFunction(torch.autograd.Function):
     """A gather with a scatter as its gradient, or the reverse: each is the other's transpose."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, index: PositionIndex, mapping: _Mapping, transpose: _Mapping
-    ) -> Tensor:
-        ctx.index, ctx.transpose = index, transpose
-        return mapping(x, index)
+    def forward(ctx: Any, *args: Any) -> Tensor:
+        x, ctx.index, mapping, ctx.transpose, ctx.rows = args
+        y: Tensor = mapping(x, ctx.index, ctx.rows)
+        return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
-        return ctx.transpose(grad_output, ctx.index), None, None, None
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        return ctx.transpose(grad_output, ctx.index, ctx.rows), None, None, None, None
 
 
 @contextmanager

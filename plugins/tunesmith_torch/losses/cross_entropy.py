@@ -266,7 +266,7 @@ def _nll_and_logit_grads(
         if slope_n1 is not None:
             label_grad_n1.mul_(slope_n1)
         # Not scatter_: on a CPU in bf16, it converts the whole chunk to fp32 and back.
-        rows_n = torch.arange(n, device=raw_nV.device)
+        rows_n = torch.arange(n, out=torch.empty_like(labels_n))
         raw_nV[rows_n, labels_n] = label_grad_n1.squeeze(1).to(raw_nV.dtype)
     return nll_n1.squeeze(1)
 

@@ -33,7 +33,7 @@ DeviceType = Literal["cuda", "cpu"]
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
 """Linux's names of the processor flags for bfloat16 arithmetic, on x86 and ARM."""
 MIN_BF16_HIDDEN_SIZE = 256
-"""Hidden size from which on training on a CPU is faster in bfloat16, where it has the arithmetic.
+"""Lowest hidden size where training in bfloat16 is faster, on a CPU that has this arithmetic.
 
 Products of smaller models take less time than the steps around them, which bfloat16 makes slower.
 """

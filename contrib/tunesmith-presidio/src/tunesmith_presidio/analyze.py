@@ -31,7 +31,7 @@ __all__ = ["KINDS", "find_spans", "make_analyzer"]
 LANGUAGE = "en"
 """Presidio's name for all texts: the recognizers do not depend on the language."""
 MIN_SCORE = 0.4
-"""The score of a telephone number without a word that names it."""
+"""The score of a telephone number that no word names."""
 _OWN_SCORE = 0.9
 _RECOGNIZERS: dict[str, tuple[type[EntityRecognizer], ...]] = {
     "IBAN": (presidio.IbanRecognizer,),

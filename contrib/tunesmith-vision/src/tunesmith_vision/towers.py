@@ -20,8 +20,6 @@ from tunesmith_vision.images import Image
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-    from tunesmith_vision.features import FeatureTable
-
 __all__ = ["FEATURE", "LiteTower", "Tower", "blank_picture"]
 
 FEATURE = -1
@@ -99,7 +97,7 @@ class Tower(ABC):
         """
 
     @abstractmethod
-    def prepare_language_model(self, model: Any, table: FeatureTable) -> None:
+    def prepare_language_model(self, model: Any, table: Any) -> None:
         """Change how a language model computes rows with images, in place, if the tower needs it.
 
         ``table`` has the images of the virtual ids that the model will read.
@@ -210,5 +208,5 @@ class LiteTower(Tower):
                 last.bias.zero_()
         return projector
 
-    def prepare_language_model(self, model: Any, table: FeatureTable) -> None:
+    def prepare_language_model(self, model: Any, table: Any) -> None:
         """Leave the language model as it is: it reads features like any other embeddings."""

@@ -26,8 +26,8 @@ RESERVED = frozenset((
     "cli", "data", "evidence", "plugins", "python", "torch",
     "bom", "classifier", "cloud", "continual", "croissant", "distill", "gguf", "inspect", "lm-eval",
     "mcp", "mlflow", "mlx", "monitor", "onnx", "openvino", "optuna", "otel", "peft", "personal",
-    "ray", "recipes-code", "recipes-health", "recipes-legal", "recipes-service", "regulated",
-    "remote", "slurm", "sparse", "synthetic", "tensorboard", "traces", "trackio", "trl", "tui",
+    "presidio", "ray", "recipes-code", "recipes-health", "recipes-legal", "recipes-service",
+    "regulated", "remote", "slurm", "sparse", "synthetic", "tensorboard", "traces", "trackio", "trl", "tui",
     "vision", "vllm", "wandb",
 ))  # fmt: skip
 """Names after ``tunesmith-`` that tunesmith's own packages and distributions use."""
