@@ -72,6 +72,8 @@ TESTED_THROUGH = {
     "tests/toolkit/generation/test_generate.py": (
         "tunesmith_torch.generation.transformers_generate",
     ),
+    # Models are divided and joined, with all of their parts.
+    "contrib/tunesmith-vision/tests/test_families.py": ("tunesmith_vision.projectors",),
     # Imported in processes of their own: the import itself is what is tested.
     "tests/toolkit/models/test_quantization.py": (
         "tunesmith_torch.runtime.bitsandbytes",

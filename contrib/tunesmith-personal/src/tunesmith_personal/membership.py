@@ -3,8 +3,9 @@
 An attacker who has an adapter and some rows compares the loss of each row before and after
 training, because the loss of trained rows falls more. This is the test of Yeom et al. 2018,
 *Privacy Risk in Machine Learning*. The loss before training calibrates it, as in Carlini et al.
-2022, *Membership Inference Attacks From First Principles*. The split is random, so a user's test rows differ from the training
-rows only in that they were not trained on. Rows of different users are not compared.
+2022, *Membership Inference Attacks From First Principles*. The split is random, so a user's test
+rows differ from the training rows only in that they were not trained on. Rows of different users
+are not compared.
 """
 
 from __future__ import annotations

@@ -84,8 +84,8 @@ class GridPositions(nn.Module):
     def compute(self, ids_BT: Tensor, positions_BT: Tensor, lag_B: Tensor) -> tuple[Tensor, Tensor]:
         """Return the positions in three dimensions, and how far they lag behind at the end.
 
-        ``positions_BT`` count all tokens from 0 at the start of each row. Several rows may be packed
-        into one. ``lag_B`` is the lag before the first token.
+        ``positions_BT`` count all tokens from 0 at the start of each row. Several rows may be
+        packed into one. ``lag_B`` is the lag before the first token.
 
         Raises:
             EnvironmentProblem: a row does not start at 0, so its earlier images are not known.

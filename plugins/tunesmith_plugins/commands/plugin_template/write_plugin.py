@@ -27,8 +27,8 @@ RESERVED = frozenset((
     "bom", "classifier", "cloud", "continual", "croissant", "distill", "gguf", "inspect", "lm-eval",
     "mcp", "mlflow", "mlx", "monitor", "onnx", "openvino", "optuna", "otel", "peft", "personal",
     "presidio", "ray", "recipes-code", "recipes-health", "recipes-legal", "recipes-service",
-    "regulated", "remote", "slurm", "sparse", "synthetic", "tensorboard", "traces", "trackio", "trl", "tui",
-    "vision", "vllm", "wandb",
+    "regulated", "remote", "slurm", "sparse", "synthetic", "tensorboard", "traces", "trackio",
+    "trl", "tui", "vision", "vllm", "wandb",
 ))  # fmt: skip
 """Names after ``tunesmith-`` that tunesmith's own packages and distributions use."""
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
