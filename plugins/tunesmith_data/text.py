@@ -16,12 +16,22 @@ from tunesmith.records import (
 )
 from tunesmith_data.row import RowError, json_type
 
-__all__ = ["content_key"]
+__all__ = ["UNSPACED", "content_key"]
 
 UNUSABLE_CHARACTERS = re.compile("[\0\ud800-\udfff]")
 """NUL, and lone surrogates (which UTF-8 cannot encode)."""
 MEDIA_SIGNS = re.compile("[\U00100000-\U0010ffff]")
 """Private-use characters that plugins may put in place of media, such as images, in a text."""
+SCRIPTS_WITHOUT_SPACES = (
+    (0x0E00, 0x0EFF),  # Thai, Lao
+    (0x1000, 0x109F),  # Myanmar
+    (0x1780, 0x17FF),  # Khmer
+    (0x3040, 0x30FF),  # kana
+    (0x3400, 0x9FFF),  # Han
+)
+"""First and last code points of scripts that put no spaces between words."""
+UNSPACED = "".join(f"{chr(first)}-{chr(last)}" for first, last in SCRIPTS_WITHOUT_SPACES)
+"""The same characters, for a set in a regular expression."""
 
 
 def require_text(value: object, name: str) -> str:

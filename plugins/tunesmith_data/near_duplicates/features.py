@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from tunesmith_data.near_duplicates.character_map import CharacterMap
 from tunesmith_data.near_duplicates.punctuation import SPELLINGS, blank_punctuation
+from tunesmith_data.text import SCRIPTS_WITHOUT_SPACES
 
 __all__ = ["fold_case_and_spelling"]
 
@@ -44,12 +45,8 @@ _MIX = np.uint64(0xD6E8FEB86659FD93)  # multiplier of rrxmrrxmsx_0 (Evensen, 201
 _SPACE, _SYMBOL, _LETTER, _DIGIT, _IDEOGRAPH, _UNKNOWN = range(6)  # everything counts except spaces
 _FIRST_OF_WORD = np.uint32(1 << 24)  # above all code points
 _NUMBER = 1  # replaces every word that contains a digit
-_SCRIPTS_WITHOUT_SPACES = (
-    (0x0E00, 0x0EFF),  # Thai, Lao
-    (0x1000, 0x109F),  # Myanmar
-    (0x1780, 0x17FF),  # Khmer
-    (0x3040, 0x30FF),  # kana
-    (0x3400, 0x9FFF),  # Han
+_SCRIPTS_OF_SINGLE_CHARACTERS = (
+    *SCRIPTS_WITHOUT_SPACES,
     (0xAC00, 0xD7AF),  # Hangul: spaces separate phrases rather than words.
     (0x20000, 0x3FFFF),  # Han
 )
@@ -295,7 +292,7 @@ def _classified(text: str) -> tuple[Numbers, Classes]:
 def _class_of(code: int) -> int:
     category = unicodedata.category(chr(code))[0]
     if category in "LMN":
-        alone = any(first <= code <= last for first, last in _SCRIPTS_WITHOUT_SPACES)
+        alone = any(first <= code <= last for first, last in _SCRIPTS_OF_SINGLE_CHARACTERS)
         return _IDEOGRAPH if alone else _DIGIT if category == "N" else _LETTER
     return _SYMBOL if category in "PS" else _SPACE
 

@@ -9,6 +9,7 @@ from itertools import chain
 
 from tunesmith.contracts import Finding
 from tunesmith.records import Record
+from tunesmith_data.text import UNSPACED
 from tunesmith_plugins.checks.rows.block import Block
 from tunesmith_plugins.checks.rows.check import build_finding
 from tunesmith_plugins.checks.rows.row import Row
@@ -17,8 +18,7 @@ MIN_ROWS = 100
 MAX_SHORT_WORDS = 2
 MAX_SHORT_CHARACTERS = 4
 """Two words in a script without spaces have about this many characters."""
-_WITHOUT_SPACES = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
-"""Characters of Thai, Lao, Burmese, Khmer, Japanese and Chinese."""
+_UNSPACED = re.compile(f"[{UNSPACED}]")
 PREFIX_CHARACTERS = 32
 """Number of characters that are checked first, because most texts start with a letter."""
 NEGATIONS = (" not ", "n't ", "n’t ", " never ", " no ", " without ", " cannot ", " nothing ")
@@ -93,7 +93,7 @@ class EdgeCases:
         values = (
             len(text) < 80
             and len(text.split()) <= MAX_SHORT_WORDS
-            and len(_WITHOUT_SPACES.findall(text)) <= MAX_SHORT_CHARACTERS,
+            and len(_UNSPACED.findall(text)) <= MAX_SHORT_CHARACTERS,
             self._negations.add(f" {row.question_words} "),
             text.isupper(),
             not (any(map(str.isalpha, start)) or any(map(str.isalpha, text))),

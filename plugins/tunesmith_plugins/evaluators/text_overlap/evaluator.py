@@ -13,6 +13,7 @@ import numpy as np
 from tunesmith.contracts import Measurement, TextModel
 from tunesmith.errors import EnvironmentProblem
 from tunesmith.records import Record
+from tunesmith_data.text import UNSPACED
 from tunesmith_evidence.answers.generate import (
     generate_answers,
     read_references,
@@ -26,9 +27,7 @@ CHRF, BLEU, ROUGE_L = "chrf", "bleu", "rouge-l"
 CHRF_ORDER = 6
 CHRF_BETA = 2.0
 BLEU_ORDER = 4
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
-"""Characters of Thai, Lao, Burmese, Khmer, Japanese and Chinese."""
-_WORD = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])[^\W_])+")
+_WORD = re.compile(rf"[{UNSPACED}]|(?:(?![{UNSPACED}])[^\W_])+")
 
 
 @dataclass(frozen=True, kw_only=True)
