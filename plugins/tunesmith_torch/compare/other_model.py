@@ -209,12 +209,12 @@ def _has_reward_head(folder: Path) -> bool:
 def _load_reward_model(artifact: Path, base: Path, device: str) -> RewardScorer:
     from tunesmith_torch.models.artifacts import detect_artifact_format
     from tunesmith_torch.models.initial_model import find_adapter_base
-    from tunesmith_torch.models.loading import read_hidden_size
+    from tunesmith_torch.models.loading import pick_model_precision
     from tunesmith_torch.rlhf.reward_model import RewardModel
-    from tunesmith_torch.runtime.device import pick_device, pick_precision
+    from tunesmith_torch.runtime.device import pick_device
 
     if detect_artifact_format(artifact) == "adapter":
         base = find_adapter_base(artifact, base)
     torch_device = pick_device(device)
-    precision = pick_precision(torch_device, hidden_size=read_hidden_size(base))
+    precision = pick_model_precision(base, torch_device)
     return RewardModel.load(base, artifact, torch_device, precision)

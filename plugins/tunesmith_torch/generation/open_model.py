@@ -12,11 +12,11 @@ from tunesmith_torch.generation.text_model import TorchTextModel
 from tunesmith_torch.kernels.packed_linear import pack_linears
 from tunesmith_torch.models import artifacts
 from tunesmith_torch.models.initial_model import adapter_base_folder
-from tunesmith_torch.models.loading import read_hidden_size
+from tunesmith_torch.models.loading import pick_model_precision
 from tunesmith_torch.models.open_base import load_model
 from tunesmith_torch.models.quantization import Quantization
 from tunesmith_torch.options.training import TrainingOptions
-from tunesmith_torch.runtime.device import pick_device, pick_precision
+from tunesmith_torch.runtime.device import pick_device
 from tunesmith_torch.runtime.malloc import keep_freed_memory
 
 __all__ = ["open_text_model", "open_trained_model"]
@@ -45,8 +45,7 @@ def open_text_model(
     torch_device = pick_device(device)
     adapter = artifact is not None and artifacts.detect_artifact_format(artifact) == "adapter"
     folder = model if adapter or artifact is None else artifact
-    size = read_hidden_size(folder)
-    precision = pick_precision(torch_device, options.precision, hidden_size=size)
+    precision = pick_model_precision(folder, torch_device, options.precision)
     base = load_model(
         folder,
         torch_device,

@@ -17,8 +17,8 @@ from tunesmith_torch.memory_estimate.workload import (
 from tunesmith_torch.options.adaptation import AdapterOptions, Method
 from tunesmith_torch.options.training import TrainingOptions
 from tunesmith_torch.runtime.machine import (
-    MIN_BF16_HIDDEN_SIZE,
     find_bf16_flags,
+    is_small_for_bf16,
     read_processor_flags,
 )
 
@@ -90,8 +90,9 @@ class EstimateSetting:
             return 2 if precision == "bf16" else 4
         if self.device == "cuda":
             return 2
-        is_large = self.shape.hidden_size >= MIN_BF16_HIDDEN_SIZE
-        return 2 if is_large and find_bf16_flags(read_processor_flags()) else 4
+        if is_small_for_bf16(self.shape.hidden_size):
+            return 4
+        return 2 if find_bf16_flags(read_processor_flags()) else 4
 
     @property
     def storage_bytes(self) -> int:

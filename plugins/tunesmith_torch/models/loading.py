@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -36,6 +36,7 @@ from tunesmith_torch.models.model_folder import (
     find_weight_files,
     refuse_empty_promise,
 )
+from tunesmith_torch.runtime.device import Precision, pick_precision
 from tunesmith_torch.untrusted.foreign_code import (
     FLASH_ATTENTION,
     named_attention,
@@ -51,7 +52,7 @@ __all__ = [
     "load_config",
     "load_tokenizer",
     "no_progress_bars",
-    "read_hidden_size",
+    "pick_model_precision",
 ]
 
 _UNUSUAL_TEXT = "\u2603 \U0001f600\n"
@@ -185,6 +186,13 @@ def read_hidden_size(folder: Path) -> int | None:
     """
     size: int | None = getattr(load_config(folder).get_text_config(), "hidden_size", None)
     return size
+
+
+def pick_model_precision(
+    folder: Path, device: torch.device, precision: Literal["auto", "bf16", "fp32"] = "auto"
+) -> Precision:
+    """Return the precision for the model in a folder: the requested one, or ``auto``'s choice."""
+    return pick_precision(device, precision, hidden_size=read_hidden_size(folder))
 
 
 def _check_model_type(name: object, path: Path) -> None:

@@ -11,9 +11,9 @@ from tunesmith import distributed
 from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.text import format_count
 from tunesmith_torch.runtime.machine import (
-    MIN_BF16_HIDDEN_SIZE,
     count_local_ranks,
     find_bf16_flags,
+    is_small_for_bf16,
     read_processor_flags,
 )
 
@@ -79,7 +79,7 @@ def pick_precision(
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         return Precision(dtype, "requested")
     native = _native_bf16_device(device, cpu_flags)
-    if native and device.type == "cpu" and 0 < (hidden_size or 0) < MIN_BF16_HIDDEN_SIZE:
+    if native and device.type == "cpu" and is_small_for_bf16(hidden_size):
         reason = f"a model with hidden size {hidden_size} is too small to be faster in bfloat16"
         return Precision(torch.float32, reason)
     if native:

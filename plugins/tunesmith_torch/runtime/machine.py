@@ -68,6 +68,11 @@ def find_bf16_flags(flags: frozenset[str]) -> list[str]:
     return sorted(found)
 
 
+def is_small_for_bf16(hidden_size: int | None) -> bool:
+    """Return True if a model of this size is not faster in bfloat16 on any CPU."""
+    return hidden_size is not None and hidden_size < MIN_BF16_HIDDEN_SIZE
+
+
 def read_processor_flags() -> frozenset[str]:
     """Return Linux's names of this processor's flags; empty on other systems."""
     return _processor(_PROCESSOR)[1]

@@ -20,9 +20,9 @@ from tunesmith_classifier.task import ClassifierTask
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.generation.open_model import open_trained_model
 from tunesmith_torch.models.artifacts import attach_adapter
-from tunesmith_torch.models.loading import config_context_length, read_hidden_size
+from tunesmith_torch.models.loading import config_context_length, pick_model_precision
 from tunesmith_torch.models.open_base import load_model
-from tunesmith_torch.runtime.device import pick_device, pick_precision
+from tunesmith_torch.runtime.device import pick_device
 from tunesmith_torch.training.trainer import train
 
 __all__ = ["ClassifierModel", "ClassifierTechnique"]
@@ -47,8 +47,7 @@ class ClassifierTechnique:
         if artifact is None:
             return open_trained_model(model, None, device=device, options=options)
         torch_device = pick_device(device)
-        size = read_hidden_size(model)
-        precision = pick_precision(torch_device, options.precision, hidden_size=size)
+        precision = pick_model_precision(model, torch_device, options.precision)
         fused = options.fused_kernels
         base = load_model(model, torch_device, precision, packing=False, fused_kernels=fused)
         adapted: nn.Module = base.model

@@ -20,9 +20,9 @@ from tunesmith_torch.data.templates import Template
 from tunesmith_torch.generation.text_model import TorchTextModel
 from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.models.initial_model import InitialModel
-from tunesmith_torch.models.loading import LoadedBase, read_hidden_size
+from tunesmith_torch.models.loading import LoadedBase, pick_model_precision
 from tunesmith_torch.models.open_base import load_model
-from tunesmith_torch.runtime.device import Precision, pick_device, pick_precision
+from tunesmith_torch.runtime.device import Precision, pick_device
 from tunesmith_torch.training.supervised import SupervisedData, SupervisedTask
 from tunesmith_torch.training.trainer import PreparedTraining, TrainingSession, train
 from tunesmith_torch.untrusted.foreign_code import read_json_object
@@ -54,8 +54,7 @@ class Sparse:
     def open(self, model: Path, artifact: Path | None, *, device: str) -> TextModel:
         """Open the base model with the trained values added, or without if ``artifact`` is None."""
         torch_device = pick_device(device)
-        size = read_hidden_size(model)
-        precision = pick_precision(torch_device, self.options.precision, hidden_size=size)
+        precision = pick_model_precision(model, torch_device, self.options.precision)
         base = load_model(
             model,
             torch_device,

@@ -24,10 +24,10 @@ from tunesmith_torch.generation.text_model import TorchTextModel
 from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.models.artifacts import attach_adapter, detect_artifact_format
 from tunesmith_torch.models.initial_model import InitialModel
-from tunesmith_torch.models.loading import LoadedBase, load_config, read_hidden_size
+from tunesmith_torch.models.loading import LoadedBase, load_config, pick_model_precision
 from tunesmith_torch.models.open_base import load_model
 from tunesmith_torch.models.quantization import Quantization
-from tunesmith_torch.runtime.device import Precision, pick_device, pick_precision
+from tunesmith_torch.runtime.device import Precision, pick_device
 from tunesmith_torch.training.additions import AdditionContext, TrainingAddition, Update
 from tunesmith_torch.training.supervised import NextTokenObjective, SupervisedData, SupervisedTask
 from tunesmith_torch.training.trainer import PreparedTraining, TrainingSession, train
@@ -127,12 +127,11 @@ class Vision:
         """Open the trained model; None: the base model, whose new projector is untrained."""
         torch_device = pick_device(device)
         table = open_table(model, self.options)
-        size = read_hidden_size(model)
         is_full = artifact is not None and detect_artifact_format(artifact) == "model"
         base = load_model(
             artifact if artifact is not None and is_full else model,
             torch_device,
-            pick_precision(torch_device, self.options.precision, hidden_size=size),
+            pick_model_precision(model, torch_device, self.options.precision),
             packing=False,
             quantization=Quantization.from_options(self.options.quantization),
             fused_kernels=self.options.fused_kernels,

@@ -21,11 +21,11 @@ from tunesmith.storage import RunFolder
 from tunesmith_torch.export.export_run import MeasureFunction, TrainedModel
 from tunesmith_torch.models.artifacts import detect_artifact_format
 from tunesmith_torch.models.initial_model import adapter_base_folder, find_adapter_base
-from tunesmith_torch.models.loading import read_hidden_size
+from tunesmith_torch.models.loading import pick_model_precision
 from tunesmith_torch.models.merging import MergeOptions
 from tunesmith_torch.models.quantization import Quantization
 from tunesmith_torch.options.training import TrainingOptions
-from tunesmith_torch.runtime.device import pick_device, pick_precision
+from tunesmith_torch.runtime.device import pick_device
 
 METRIC_ROWS = 32
 """Number of test rows used to measure the run's metric after rounding or quantizing."""
@@ -78,8 +78,7 @@ def _merge_options(plan: Plan, options: Any, base: Path) -> MergeOptions:
     policy = getattr(options, "policy", options)  # with several stages: those of the last one
     training = policy if isinstance(policy, TrainingOptions) else options
     quantization = Quantization.from_options(training.adaptation.quantization)
-    size = read_hidden_size(base)
-    precision = pick_precision(device, training.precision, hidden_size=size)
+    precision = pick_model_precision(base, device, training.precision)
     return MergeOptions(device=device, dtype=precision.dtype, quantization=quantization)
 
 

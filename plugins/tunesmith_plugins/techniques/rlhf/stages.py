@@ -33,14 +33,14 @@ from tunesmith_plugins.techniques.rlhf.reward_gate import (
 from tunesmith_plugins.techniques.rlhf.reward_task import RewardTask
 from tunesmith_torch.models.artifacts import detect_artifact_format
 from tunesmith_torch.models.initial_model import InitialModel, find_adapter_base
-from tunesmith_torch.models.loading import read_hidden_size
+from tunesmith_torch.models.loading import pick_model_precision
 from tunesmith_torch.models.quantization import Quantization
 from tunesmith_torch.options.training import TrainingOptions
 from tunesmith_torch.rlhf.policy_task import PolicyTask
 from tunesmith_torch.rlhf.reward_model import RewardModel
 from tunesmith_torch.rlhf.reward_source import RewardModelSource, check_reward_functions
 from tunesmith_torch.runtime import distributed
-from tunesmith_torch.runtime.device import pick_device, pick_precision
+from tunesmith_torch.runtime.device import pick_device
 from tunesmith_torch.runtime.malloc import release_memory
 from tunesmith_torch.training.supervised import SupervisedTask
 from tunesmith_torch.training.trainer import TrainingTask, train
@@ -269,7 +269,7 @@ class Stages:
             base,
             source.path,
             device,
-            pick_precision(device, options.precision, hidden_size=read_hidden_size(base)),
+            pick_model_precision(base, device, options.precision),
             packing=options.packing,
             quantization=source.quantization,
         )
