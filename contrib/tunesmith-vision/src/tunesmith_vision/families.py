@@ -39,7 +39,7 @@ class Family:
     projector: str
     """The module that maps features to embeddings."""
     kind: Literal["fixed", "tiles", "grid", "blocks"] = "fixed"
-    """How the tokens of an image are arranged.
+    """The arrangement of the tokens of an image.
 
     ``fixed``: always the same number of tokens. ``tiles``: an image may become several pictures,
     with tokens around each of them. ``grid``: rows and columns of tokens, as many as the size asks

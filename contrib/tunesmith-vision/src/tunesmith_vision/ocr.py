@@ -17,17 +17,11 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from tunesmith.contracts import (
-    BaselineTask,
-    BaselineVariant,
-    Generation,
-    Progress,
-    TextModel,
-    TokenScores,
-)
+from tunesmith.contracts import BaselineTask, BaselineVariant
+from tunesmith.execution.wrapped_model import WrappedModel
 from tunesmith.options import Options
 from tunesmith.plugins import cache_folder
-from tunesmith.records import Answer, Message, Prompt, Record, TextPart, last_exchange
+from tunesmith.records import Message, Prompt, Record, TextPart, last_exchange
 from tunesmith.storage import write_atomic
 from tunesmith_vision.images import Image, open_picture, replace_images
 
@@ -103,31 +97,15 @@ class TextReader:
 
 
 @dataclass(frozen=True)
-class OcrTextModel:
+class OcrTextModel(WrappedModel):
     """A text model that gets the text in images instead of the images."""
 
-    model: TextModel
     reader: TextReader
     examples: tuple[Message, ...]
     system: str | None
 
-    def generate(
-        self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
-    ) -> Sequence[Generation]:
-        """Generate a greedy completion for each prompt."""
-        return self.model.generate(self._read(prompts), max_new_tokens, progress=progress)
-
-    def score(
-        self,
-        prompts: Sequence[Prompt],
-        completions: Sequence[Answer],
-        *,
-        progress: Progress | None = None,
-    ) -> Sequence[TokenScores]:
-        """Return the log-probabilities of each completion given its prompt."""
-        return self.model.score(self._read(prompts), completions, progress=progress)
-
-    def _read(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+    def convert_prompts(self, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
+        """Return the prompts with examples, and with texts in place of images."""
         return [self._build_prompt(self.reader.read_prompt(prompt)) for prompt in prompts]
 
     def _build_prompt(self, prompt: Prompt) -> Prompt:
