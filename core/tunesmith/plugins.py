@@ -134,11 +134,12 @@ class Plugins:
         started = time.perf_counter()
         # Built-in hooks are tested to terminate; those that compare all rows may take long.
         seconds = None if plugin.is_builtin else hook_seconds(has_rows=has_rows)
-        options: Any = {"seconds": seconds, "guards_state": guards_state}
         # A note about a long call takes a thread; help calls many hooks that only return offers.
-        options["may_take_long"] = plugin.is_builtin and not arguments
+        is_quick = plugin.is_builtin and not arguments
         name = function.__name__
-        with fence(plugin, name, **options) as changes:
+        with fence(
+            plugin, name, seconds=seconds, guards_state=guards_state, may_take_long=is_quick
+        ) as changes:
             result = function(**{name: arguments[name] for name in names if name in arguments})
             result = [*result] if inspect.isgenerator(result) else result
         if changes:

@@ -193,9 +193,8 @@ def describe_error(error: BaseException) -> str:
     """Describe an exception on one line: type, message, file and line."""
     frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []
     own = [frame for frame in frames if frame.filename != __file__]  # skip the frames of the fence
-    is_named = (
-        not own or own[-1].filename == import_strings.__file__
-    )  # the message has an import string
+    # The message of a failed import has the import string.
+    is_named = not own or own[-1].filename == import_strings.__file__
     where = "" if is_named else f" ({os.path.basename(own[-1].filename)}:{own[-1].lineno})"
     text = " ".join(str(error).split())
     if isinstance(error, _UNKNOWN_NAME):

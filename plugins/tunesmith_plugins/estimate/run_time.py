@@ -114,9 +114,12 @@ def predict_run_time(  # noqa: PLR0913 - a part is predicted from any of these
     for part in ("baselines", "training", "evaluation"):
         if part in parts:
             low, high = parts[part]
-            # Earlier runs shared the processor too, so their times contain some of its load.
-            slower = (1, math.sqrt(busy)) if part in known else (math.sqrt(busy), busy)
-            slower = (1, 1) if measured and part not in known else slower
+            if part in known:  # earlier runs shared the processor too, so some load is included
+                slower = 1.0, math.sqrt(busy)
+            elif measured:  # the measurement shared it as the run will
+                slower = 1.0, 1.0
+            else:
+                slower = math.sqrt(busy), busy
             predicted[part] = max(0, low * slower[0] - OVERHEAD), high * slower[1] + OVERHEAD
     middles = {part: math.sqrt(low * high) for part, (low, high) in raw.items()}
     return RunTime(predicted, middles)

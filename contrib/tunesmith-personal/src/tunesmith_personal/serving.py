@@ -55,7 +55,7 @@ class PersonalServingOptions(Options):
 
 @dataclass(frozen=True)
 class _Opened:
-    """What all users' models are made of."""
+    """The parts that the models of all users share."""
 
     shared: TorchTextModel
     """Only copied, never run, so that its copies do not depend on answers in progress."""

@@ -86,7 +86,7 @@ _COLUMNS = [field.name for field in fields(Entry)]
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What a user gets, and the evidence for it."""
+    """The model that a user is served, and the evidence for it."""
 
     user: str
     served: str
