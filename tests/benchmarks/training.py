@@ -38,8 +38,8 @@ class Case:
 
 
 CASES = {
-    "sft-full": Case("Full fine-tuning, 40M Llama", "full", "s40", 4, 3),
-    "sft-lora": Case("LoRA, 40M Llama", "lora", "s40", 4, 3),
+    "sft-full": Case("Full fine-tuning, 40M Llama", "full", "s40", 8, 3),
+    "sft-lora": Case("LoRA, 40M Llama", "lora", "s40", 8, 3),
     "preference": Case(
         "DPO, LoRA, 40M Llama", "preference", "s40", 4, 3, trainers=PREFERENCE_TRAINERS
     ),
@@ -65,9 +65,9 @@ CASES = {
         POLICY_TRAINERS,
         compared="rewards",
     ),
-    "sft-qlora": Case("QLoRA (NF4), 40M Llama", "qlora", "s40", 4, 2),
-    "smollm2-lora": Case("LoRA, SmolLM2-135M's shape", "lora", "m135", 3, 2, 4),
-    "smollm2-full": Case("Full fine-tuning, SmolLM2-135M's shape", "full", "m135", 3, 2, 4),
+    "sft-qlora": Case("QLoRA (NF4), 40M Llama", "qlora", "s40", 8, 2),
+    "smollm2-lora": Case("LoRA, SmolLM2-135M's shape", "lora", "m135", 6, 2, 4),
+    "smollm2-full": Case("Full fine-tuning, SmolLM2-135M's shape", "full", "m135", 6, 2, 4),
 }
 
 GPU_CASES = {
