@@ -107,8 +107,10 @@ class RunResults:
         """
         key = evaluator, metric
         if key not in self._rows:
-            path = self.folder / self.measured[key].records
-            self._rows[key] = _by_content(read_rows(path, metric), metric)
+            records = self.measured[key].records
+            in_file = [each for each, event in self.measured.items() if event.records == records]
+            rows = read_rows(self.folder / records, *(name for _, name in in_file))
+            self._rows.update({each: _by_content(rows, each[1]) for each in in_file})
         return self._rows[key]
 
 

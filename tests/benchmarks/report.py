@@ -19,7 +19,8 @@ NAMES = {
 
 def render_page(results: dict[str, Any], raw: str) -> str:
     """Return the page as Markdown; ``raw`` is the name of the file with the numbers."""
-    parts = [HEAD.format(raw=raw), _machine(results["machine"])]
+    machine = results["machine"]
+    parts = [HEAD.format(raw=raw, on=_name_arithmetic(machine)), _machine(machine)]
     tables = results.get("training", {})
     parts += [_training(tables[name]) for name in (*CASES, *GPU_CASES) if name in tables]
     for name, part in (
@@ -37,7 +38,7 @@ def render_page(results: dict[str, Any], raw: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-HEAD = """# Benchmarks
+HEAD = """# Benchmarks{on}
 
 Written by `make bench`; the raw numbers are in `{raw}`. All programs train on the same rows in the
 same order. Row lengths are log-normal (24 to 512 tokens, median 180), and 35 % of the tokens count
@@ -47,6 +48,15 @@ the lowest and highest value in brackets; the first step is not counted.
 - *times*: tunesmith's speed divided by that of the other program, per round
 - *memory*: tunesmith's peak memory divided by that of the other program, both including imported
   libraries"""
+
+
+def _name_arithmetic(machine: dict[str, Any]) -> str:
+    """Return " on a CPU with AMX" or the like, because speeds depend on it most."""
+    if machine.get("gpu"):
+        return f" on one {machine['gpu']}"
+    known = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "avx512f": "AVX-512", "avx2": "AVX2"}
+    found = next((known[flag] for flag in known if flag in machine["flags"]), None)
+    return f" on a CPU with {found}" if found else ""
 
 
 def _machine(machine: dict[str, Any]) -> str:

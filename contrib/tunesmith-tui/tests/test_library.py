@@ -57,6 +57,20 @@ def test_a_run_is_below_the_one_that_it_continues(library: Library) -> None:
     assert len(listed) == 6 and "tickets-2" in names(library.arrange("tickets-2", tree=True))
 
 
+def test_folders_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
+    for folder in ("north/run", "south/run", "tickets"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "lock").touch()
+        (tmp_path / folder / "events.jsonl").touch()
+    library = Library([tmp_path])
+    library.scan()
+    assert sorted(run.name for run in library.runs.values()) == [
+        "north/run",
+        "south/run",
+        "tickets",
+    ]
+
+
 def test_a_cycle_hides_no_run(tmp_path: Path) -> None:
     for name, other in (("a", "b"), ("b", "a")):
         plan = sample_runs.make_plan(lineage={"parent": str(tmp_path / other)})

@@ -207,8 +207,8 @@ def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where
     return events
 
 
-def read_rows(path: Path, metric: str) -> list[JSON]:
-    """Read the rows that :func:`evaluate_model` wrote, with the metric's value and weight.
+def read_rows(path: Path, *metrics: str) -> list[JSON]:
+    """Read the rows that :func:`evaluate_model` wrote, with value and weight of these metrics.
 
     Raises:
         IntegrityError: the file is missing or damaged.
@@ -217,9 +217,9 @@ def read_rows(path: Path, metric: str) -> list[JSON]:
     try:
         for line in path.read_text(encoding="utf-8").splitlines():
             row = json.loads(line) if "\\ud" in line else from_json(line)  # from_json rejects them
-            math.fsum(
-                (row[metric]["value"], row[metric]["weight"])
-            )  # fails unless both are numbers
+            for metric in metrics:
+                column = row[metric]
+                math.fsum((column["value"], column["weight"]))  # fails unless both are numbers
             rows.append(row)
     except (OSError, ValueError, LookupError, TypeError) as error:
         what = "is missing" if isinstance(error, FileNotFoundError) else "is damaged"

@@ -49,7 +49,7 @@ def _offer_command(name: str, summary: str, module: str, needs: tuple[str, ...])
 ADVISE = _commands(
     (
         "advise",
-        "Predict whether fine-tuning is worth it, from baselines and three short training runs.",
+        "Predict whether fine-tuning is worth it, from three short training runs.",
         "advise.command",
     ),
     needs=("numpy>=1.26",),
@@ -110,7 +110,7 @@ EVALUATE = _commands(
 EXPORT = _commands(
     (
         "export",
-        "Merge and export a run's model to safetensors, GGUF or other formats, and verify it.",
+        "Merge and export a run's model to GGUF and other formats, and verify it.",
         "export.command",
     ),
     needs=("torch>=2.11", "transformers>=5.17"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,10 @@ class Library:
                 if path not in self.runs:
                     self.runs[path] = RunState(path)
                     self.runs[path].check()
+        same_name = Counter(path.name for path in self.runs)
+        for path, run in self.runs.items():
+            if same_name[path.name] > 1:
+                run.folder_name = f"{path.parent.name}/{path.name}"
         return len(self.runs) > count
 
     def check(self) -> bool:

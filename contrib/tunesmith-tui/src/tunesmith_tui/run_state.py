@@ -93,6 +93,8 @@ class RunState:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.folder_name = path.name
+        """The folder's name, with its parent's if another listed folder has the same."""
         self.tail = EventTail(path / "events.jsonl")
         self.holder: LockHolder | None = None
         """The process that writes to the run, if it may be alive."""
@@ -119,7 +121,8 @@ class RunState:
     @property
     def name(self) -> str:
         """The name of the run, otherwise its folder's name."""
-        return self.report.started.name if self.report.started else self.path.name
+        name = self.report.started.name if self.report.started else self.path.name
+        return self.folder_name if name == self.path.name else name
 
     @property
     def status(self) -> str:
