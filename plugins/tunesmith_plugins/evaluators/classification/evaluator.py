@@ -26,6 +26,7 @@ from tunesmith_evidence.tasks.kinds import detect_task_kind
 
 MAX_OTHER_ROWS = 20_000
 """Maximum number of training or validation rows to read labels from."""
+FLOATS = 0.0, 1.0  # shared, because each call of float(True) makes an object of 24 bytes
 ACCURACY, MACRO_F1 = "accuracy", "macro-f1"
 
 
@@ -126,16 +127,16 @@ def _list_labels(records: Sequence[Record]) -> tuple[str, ...]:
 
 def count_outcomes(
     classes: Sequence[str], expected: Sequence[str], predicted: Sequence[str | None]
-) -> list[list[float]]:
+) -> list[tuple[float, ...]]:
     """Return three 0/1 columns per class for each row: correct, expected, and predicted."""
     rows = []
     for right, given in zip(expected, predicted, strict=True):
         rows.append(
-            [
-                float(is_it)
+            tuple(
+                FLOATS[is_it]
                 for name in classes
                 for is_it in (name == right == given, name == right, name == given)
-            ]
+            )
         )
     return rows
 
@@ -163,9 +164,7 @@ def measure_macro_f1(
     weights = tuple(len(expected) / (len(sizes) * sizes[label]) for label in expected)
     counts = count_outcomes(classes, expected, predicted)
     values = row_contributions(counts, compute_macro_f1, weights)
-    return Measurement(
-        metric=MACRO_F1, values=values, weights=weights, counts=tuple(map(tuple, counts))
-    )
+    return Measurement(metric=MACRO_F1, values=values, weights=weights, counts=tuple(counts))
 
 
 def describe(expected: Sequence[str], predicted: Sequence[str | None]) -> dict[str, Any]:
