@@ -12,7 +12,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-RUN = """[model]
+RUN = """[run]
+side_effects = false
+[model]
 base = {model}
 [data]
 use = "jsonl"
