@@ -68,6 +68,8 @@ CASES = {
     "sft-qlora": Case("QLoRA (NF4), 40M Llama", "qlora", "s40", 8, 2),
     "smollm2-lora": Case("LoRA, SmolLM2-135M's shape", "lora", "m135", 6, 2, 4),
     "smollm2-full": Case("Full fine-tuning, SmolLM2-135M's shape", "full", "m135", 6, 2, 4),
+    "smollm2-360m-lora": Case("LoRA, SmolLM2-360M's shape", "lora", "m360", 4, 1, 4),
+    "1b-lora": Case("LoRA, Llama-3.2-1B's shape", "lora", "1b", 3, 1, 4),
 }
 
 GPU_CASES = {

@@ -55,12 +55,13 @@ class LlamaShape:
 
 S40 = LlamaShape("40M Llama", 512, 8, 8, 4, 1408, 32_000)
 M135 = LlamaShape("SmolLM2-135M's shape", 576, 30, 9, 3, 1536, 49_152)
+M360 = LlamaShape("SmolLM2-360M's shape", 960, 32, 15, 5, 2560, 49_152)
 TOY = LlamaShape("toy", 64, 2, 4, 2, 128, 1_000)
-B1 = LlamaShape("1B Llama", 2048, 16, 32, 8, 8192, 128_256, dtype="bfloat16")
+B1 = LlamaShape("Llama-3.2-1B's shape", 2048, 16, 32, 8, 8192, 128_256, dtype="bfloat16")
 B8 = LlamaShape(
     "8B Llama", 4096, 32, 32, 8, 14_336, 128_256, tied_embeddings=False, dtype="bfloat16"
 )
-SHAPES = {"s40": S40, "m135": M135, "1b": B1, "8b": B8, "toy": TOY}
+SHAPES = {"s40": S40, "m135": M135, "m360": M360, "1b": B1, "8b": B8, "toy": TOY}
 
 
 def make_rows(shape: LlamaShape, count: int, *, max_length: int = 512) -> list[Completion]:
