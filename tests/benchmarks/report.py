@@ -219,8 +219,9 @@ def _first_step(results: dict[str, Any]) -> str:
     ]
     return (
         "## First step\n\n"
-        "From the command to the end of the first LoRA step on a toy Llama, without baselines and side effects, "
-        "compared with a program that only imports the libraries. Each run is a new process, and "
+        "From the command to the end of the first LoRA step on a toy Llama, without baselines and "
+        "side effects, compared with a program that only imports the libraries. Each run is a new "
+        "process, and "
         "the two programs take turns"
         f"{_date_and_load(results)}.\n\n{_table(['', 'CPU seconds', 'seconds'], rows)}"
     )
