@@ -191,8 +191,9 @@ def _tested() -> Iterator[str]:
     )
     yield "| distribution | date | Python | tested with | conformance kit | README | not shown |"
     yield "|---|---|---|---|---|---|---|"
-    tested = json.loads((HERE.parent / "contrib" / "tested.json").read_text(encoding="utf-8"))
-    names = [path.parent.name for path in sorted((HERE.parent / "contrib").glob("*/pyproject.toml"))]
+    folder = HERE.parent / "contrib"
+    tested = json.loads((folder / "tested.json").read_text(encoding="utf-8"))
+    names = [path.parent.name for path in sorted(folder.glob("*/pyproject.toml"))]
     for name in ("tunesmith", *names):
         if name in tested:
             about = tested[name]

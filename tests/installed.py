@@ -409,13 +409,14 @@ class Installed:
     def _use(self, environment: Environment, project: Path, place: Path) -> str:
         name = "tunesmith" if project == ROOT else project.name
         plugins = load_plugins(environment, name, place)
-        missing = list_missing(plugins)
-        # Only the extras of tunesmith bring what some of its own plugins need.
-        require(not missing or name == "tunesmith", "; ".join(sorted(missing)))
-        complete = [plugin for plugin in plugins if not list_missing([plugin])]
         readme = Readme.read(project, self.folder / "tiny", place / "project")
         readme.write_files()
-        kit = check_plugins(environment, complete, readme)
+        if project == ROOT:
+            kit = f"{len(plugins)} plugins load"
+        else:
+            missing = list_missing(plugins)
+            require(not missing, "; ".join(sorted(missing)))
+            kit = check_plugins(environment, plugins, readme)
         found = list_versions(environment, place)
         used = readme.run_commands(environment)
         self.results[name] = {
