@@ -4,11 +4,12 @@
 # For contributors (CONTRIBUTING.md says what each lane of the tests holds):
 #   make lint         style, types, and which package may import which
 #   make test-ci      real environments, killed processes, several ranks, the real model
-#   make test-heavy   the four lanes below
+#   make test-heavy   the five lanes below
 #   make test-faults  kills, full disks and damaged files, many times over
 #   make test-long    tests that take minutes
 #   make test-gpu     tests on a GPU; without one they are skipped, with the reason
 #   make test-contrib each distribution in contrib/, in an environment of its own
+#   make test-wheels  each distribution as a wheel in an empty environment, used as in its README
 #   make docs         write the generated pages of docs/
 #   make site         build the documentation as a site, in build/site
 #   make release      build what is released, check it, and install it in empty environments
@@ -31,7 +32,7 @@ PIP      := $(COMPILED) $(BIN)/python -m pip --disable-pip-version-check install
 	--upgrade-strategy only-if-needed
 
 .PHONY: install quickstart lint docs site release bench clean
-.PHONY: test test-ci test-heavy test-faults test-long test-gpu test-contrib
+.PHONY: test test-ci test-heavy test-faults test-long test-gpu test-contrib test-wheels
 
 install: $(VENV)/.installed
 
@@ -60,7 +61,7 @@ test: install
 test-ci: install
 	@$(PYTEST) -m "(environment or processes or real_model) and not (long or faults or gpu)"
 
-test-heavy: test-faults test-long test-gpu test-contrib
+test-heavy: test-faults test-long test-gpu test-contrib test-wheels
 
 test-faults: install
 	@$(PYTEST) -m "faults and not gpu"
@@ -74,6 +75,9 @@ test-gpu: install
 
 test-contrib:
 	@PYTHON='$(PYTHON)' .ci/contrib
+
+test-wheels: install
+	@$(BIN)/python -m tests.installed
 
 release: install
 	@$(BIN)/python -m tests.release

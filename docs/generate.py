@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import sys
 import tempfile
@@ -165,6 +166,7 @@ def contrib() -> Iterator[str]:
     yield ""
     yield "Install one from a checkout, and list its plugins:\n"
     yield "```console\n$ pip install contrib/tunesmith-trl\n$ tunesmith plugins list\n```\n"
+    yield from _tested()
     yield (
         "`make test-contrib` tests each distribution in its own environment. A new distribution "
         "needs:\n\n"
@@ -172,7 +174,36 @@ def contrib() -> Iterator[str]:
         "- sources below `src/`\n"
         "- tests that run the conformance kit\n"
         "- a README.md with a run file, which a test runs\n"
+        "- in `[tool.tunesmith.readme]` of its `pyproject.toml`, the commands of the README that "
+        "`make test-wheels` runs, if these are others than `tunesmith run run.toml`\n"
     )
+
+
+def _tested() -> Iterator[str]:
+    """Yield the results of the newest trial of each wheel, which ``tests.installed`` recorded."""
+    yield "## Tested versions\n"
+    yield (
+        "`make test-wheels` builds each distribution as a wheel and installs it with its "
+        "requirements in an empty environment. In a folder outside of the checkout, it runs the "
+        "conformance kit on its plugins, and then commands of its README with a tiny model. "
+        "`python -m tests.installed --write` records the results. The versions are those of the "
+        "direct requirements, and of packages that these made pip change.\n"
+    )
+    yield "| distribution | date | Python | tested with | conformance kit | README | not shown |"
+    yield "|---|---|---|---|---|---|---|"
+    folder = HERE.parent / "contrib"
+    tested = json.loads((folder / "tested.json").read_text(encoding="utf-8"))
+    names = [path.parent.name for path in sorted(folder.glob("*/pyproject.toml"))]
+    for name in ("tunesmith", *names):
+        if name in tested:
+            about = tested[name]
+            versions = ", ".join(f"{package} {v}" for package, v in about["packages"].items())
+            cells = [f"{name} {about['version']}", about["date"], about["python"], versions]
+            cells += [about["kit"], about["readme"], about["not_shown"]]
+        else:
+            cells = [name, "not tried yet", *[""] * 5]
+        yield f"| {' | '.join(cells)} |"
+    yield ""
 
 
 def main() -> None:

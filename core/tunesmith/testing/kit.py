@@ -20,6 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
+from tunesmith.errors import EnvironmentProblem
 from tunesmith.fence import describe_error
 from tunesmith.testing import (
     baselines,
@@ -82,7 +83,8 @@ class Result:
     """Name of the offer; empty if the check is about the plugin itself."""
     state: State
     """``skipped``: the plugin does not make the promise. ``not run``: the check needs a sample that
-    only the caller can provide. ``detail`` has the reason."""
+    only the caller can provide, or the plugin reports that this machine lacks something, such as
+    a service. ``detail`` has the reason."""
     detail: str = ""
     """The fault if the check failed, the reason if it did not run; empty if it passed."""
     where: str = ""
@@ -117,7 +119,7 @@ class BoundCheck:
         """Run the check and return its result; any exception counts as a broken promise."""
         try:
             self()
-        except NeedsSample as error:
+        except (NeedsSample, EnvironmentProblem) as error:
             return self._result("not run", str(error))
         except NotApplicable as error:
             return self._result("skipped", str(error))

@@ -14,7 +14,7 @@ from bench import RECORDER, RecordingReporter
 from mutations import find_failed, module_of, specimen
 
 from tunesmith.contracts import BaselineTask, BaselineVariant, Finding, Split, SplitRequest
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, EnvironmentProblem
 from tunesmith.events import RunFinished, RunStarted
 from tunesmith.offers import BaselineOffer, ServeExtensionOffer
 from tunesmith.options import Options
@@ -113,6 +113,20 @@ def test_a_reporter_whose_service_cannot_be_reached_is_skipped() -> None:
     results = {r.check: r for r in run_checks(specimen("reporters", offer))}
     assert results["accepts_every_event"].state == "not run"
     assert "start it on this machine" in results["accepts_every_event"].detail
+
+
+def test_a_reporter_that_lacks_something_at_its_end_is_skipped() -> None:
+    """As trackers do, which send in a thread."""
+
+    class Sends(RecordingReporter):
+        def __exit__(self, *exc: object) -> None:
+            raise EnvironmentProblem("the tracker does not respond")
+
+    offer = replace(RECORDER, build=lambda options, folder: Sends())
+    assert find_failed(specimen("reporters", offer)) == set()
+    results = {r.check: r for r in run_checks(specimen("reporters", offer))}
+    assert results["accepts_every_event"].state == "not run"
+    assert "does not respond" in results["accepts_every_event"].detail
 
 
 # --------------------------------------------------------------------------- checks of data
