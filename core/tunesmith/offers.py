@@ -80,6 +80,9 @@ class ConfiguredOffer(Offer, Generic[C]):
     config: type[C]
     """Class of the options: a frozen pydantic model without unknown keys, whose fields have
     descriptions."""
+    sample: Mapping[str, object] = field(default_factory=dict, hash=False)
+    """Options for the conformance kit: those without a default, and those that let a technique
+    learn eight examples in seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +121,8 @@ class SplitterOffer(ComponentOffer[C]):
     find_clusters: FindClusters | None = None
     """Return the cluster of each record. Validation and test records in one cluster depend on each
     other and count as one unit. None: use the clusters of the default splitter."""
+    divides_groups: bool = False
+    """True if rows of one group belong in several splits, for example to train a model per user."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,6 +229,8 @@ class EvaluatorOffer(ComponentOffer[C]):
 
     It measures the untuned base model (``base``) and the tuned model, but no baselines. It is used
     even if the run file names other evaluators, unless ``run.side_effects`` is false."""
+    needs_run: bool = False
+    """True if the evaluator measures only models of a run, with ``compare``."""
     reads_media: bool = False
     """True if the evaluator can measure records with media, because it passes prompts to the model
     unchanged. If False, a run file that names it for such records is rejected, and it is not used

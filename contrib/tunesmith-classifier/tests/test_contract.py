@@ -8,15 +8,7 @@ from tunesmith.testing import parametrize_checks
 from tunesmith_classifier import PLUGIN
 from tunesmith_torch.testing.tiny_model import get_tiny_model_folder
 
-SAMPLE: dict[str, Any] = {
-    "learning_rate": 0.02,
-    "epochs": 8.0,
-    "batch_size": 4,
-    "precision": "fp32",
-    "adapter": {"rank": 4},
-}
 
-
-@parametrize_checks(PLUGIN, model=get_tiny_model_folder, samples={"classifier": SAMPLE})
+@parametrize_checks(PLUGIN, model=get_tiny_model_folder)
 def test_contract(check: Any) -> None:
     check()

@@ -85,13 +85,15 @@ class Subject:
     """Results that several checks share, such as a training run."""
 
     def sample(self) -> Mapping[str, Any]:
-        """Return the caller's options of the offer, otherwise a file of the kit."""
-        given = self.samples.options.get(self.offer.name)
-        return packaged_options(self.offer) if given is None else given
+        """Return the options of the offer and the caller, otherwise those for a file of the kit."""
+        return self._given() or packaged_options(self.offer)
 
     def is_packaged(self) -> bool:
         """Return True if the offer is checked with a sample file of the kit."""
-        return self.offer.name not in self.samples.options and bool(self.sample())
+        return not self._given() and bool(self.sample())
+
+    def _given(self) -> Mapping[str, Any]:
+        return {**self.offer.sample, **self.samples.options.get(self.offer.name, {})}
 
     def options(self) -> Any:
         """Return the options that the offer is checked with."""

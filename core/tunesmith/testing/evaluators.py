@@ -42,7 +42,13 @@ nothing."""
 
 
 def choose_records(subject: Subject) -> tuple[Record, ...]:
-    """Return records for which the evaluator is a default, otherwise prompts with completions."""
+    """Return records for which the evaluator is a default, otherwise prompts with completions.
+
+    Raises:
+        NotApplicable: the evaluator measures only models of a run.
+    """
+    if subject.offer.needs_run:
+        raise NotApplicable("the evaluator measures only models of a run")
     return next(
         (records for records in RECORD_SETS if subject.offer.default_for(records)), RECORD_SETS[0]
     )

@@ -8,7 +8,7 @@ from datetime import date, timedelta
 from tunesmith.contracts import Split, SplitRequest
 from tunesmith.errors import DataError
 from tunesmith.records import Completion, Record
-from tunesmith.testing.checks import NeedsSample, Subject, check, require
+from tunesmith.testing.checks import NeedsSample, NotApplicable, Subject, check, require
 from tunesmith.testing.examples import COMPLETIONS
 
 ROWS = 120
@@ -87,6 +87,8 @@ def leaves_out_parts_that_are_not_asked_for(subject: Subject) -> None:
 @check("splitter")
 def keeps_groups_together(subject: Subject) -> None:
     """The rows of a group, such as all rows of one patient, are in the same split."""
+    if subject.offer.divides_groups:
+        raise NotApplicable("the splitter divides groups on purpose")
     records = sample_records()
     split = split_samples(subject, records)
     part_of: dict[str | None, str] = {}

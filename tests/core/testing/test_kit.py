@@ -723,6 +723,29 @@ def test_a_faulty_evaluator_fails_the_right_checks(change: str, promises: set[st
     assert bool(found) == bool(promises)
 
 
+def test_an_evaluator_of_runs_is_not_measured() -> None:
+    offer = replace(_evaluator_offer("another metric"), needs_run=True)
+    assert set(broken(run_checks(plugin_module(evaluators=offer)))) == {"import_is_light"}
+
+
+def test_options_of_the_offer_and_the_caller_are_joined() -> None:
+    """Options without a default are missing otherwise, and the checks do not run."""
+
+    class TwoOptions(Options):
+        limit: int = Field(description="A number.")
+        factor: float = Field(description="A number.")
+
+    def build(options: TwoOptions) -> Any:
+        assert (options.limit, options.factor) == (3, 0.5)
+        return evaluator("nothing")(Options())
+
+    offer = replace(_evaluator_offer("nothing"), config=TwoOptions, build=build)
+    module = plugin_module(evaluators=replace(offer, sample={"limit": 2, "factor": 0.5}))
+    results = run_checks(module, samples={offer.name: {"limit": 3}})
+    assert set(broken(results)) == {"import_is_light"}
+    assert "same_result_twice" in {r.check for r in results if r.state == "passed"}
+
+
 @pytest.mark.parametrize("change", ["short", "not finite", "another metric"])
 def test_undeclared_or_invalid_metrics_fail(change: str) -> None:
     found = broken(run_checks(plugin_module(evaluators=_evaluator_offer(change))))

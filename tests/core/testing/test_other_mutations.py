@@ -325,6 +325,11 @@ def test_a_bug_of_a_splitter_is_found(bug: str) -> None:
     assert check in split(splitter)
 
 
+def test_a_splitter_that_divides_groups_on_purpose_says_so() -> None:
+    divides = replace(GROUPED, build=TearsGroups, divides_groups=True)
+    assert find_failed(specimen("splitters", divides)) == set()
+
+
 class ByDate(Grouped):
     """Needs a slice with a date, as the rows of the kit have one in ``time``."""
 

@@ -31,4 +31,11 @@ CLASSIFIER = TechniqueOffer(
     estimate=techniques.estimate_supervised,
     can_score=lambda options: False,
     needs_validation=True,
+    sample={
+        "learning_rate": 0.02,
+        "epochs": 8.0,
+        "batch_size": 4,
+        "precision": "fp32",
+        "adapter": {"rank": 4},
+    },
 )

@@ -50,6 +50,14 @@ PEFT = TechniqueOffer(
     accepts_additions=True,
     estimate=techniques.estimate_supervised,
     memory_savings=memory_savings,
+    sample={
+        "method": "adalora",  # a loss term over weights, a hook after each step, saved ratings
+        "options": {"init_r": 6, "target_r": 4, "tinit": 2},
+        "learning_rate": 0.2,
+        "epochs": 12.0,
+        "batch_size": 4,
+        "precision": "fp32",
+    },
 )
 
 LORA = ExporterOffer(

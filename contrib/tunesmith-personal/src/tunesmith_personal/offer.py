@@ -56,6 +56,13 @@ PERSONAL = TechniqueOffer(
     promises=Promises(base_weights_unchanged=True),
     estimate=techniques.estimate_supervised,
     memory_savings=techniques.memory_savings,
+    sample={
+        "learning_rate": 0.01,
+        "epochs": 8.0,
+        "batch_size": 4,
+        "precision": "fp32",
+        "adapter": {"rank": 16, "target_modules": "all-linear"},
+    },
 )
 PER_USER: SplitterOffer[PerUserOptions] = SplitterOffer(
     name="per-user",
@@ -63,6 +70,7 @@ PER_USER: SplitterOffer[PerUserOptions] = SplitterOffer(
     config=PerUserOptions,
     build=PerUser,
     find_clusters=find_users,
+    divides_groups=True,
 )
 MATCH = EvaluatorOffer(
     name="user-exact-match",
@@ -84,6 +92,7 @@ EVALUATOR = EvaluatorOffer(
         Metric(name="own", higher_is_better=True, bounds=(0, 1), is_optional=True),
     ),
     model_count=lambda config: 2,
+    needs_run=True,
     needs=("numpy>=1.26", "scikit-learn>=1.5", "scipy>=1.13"),
     generates=True,
 )

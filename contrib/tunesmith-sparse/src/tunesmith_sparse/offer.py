@@ -45,6 +45,14 @@ SPARSE = TechniqueOffer(
     accepts_additions=True,
     estimate=techniques.estimate_supervised,
     memory_savings=memory_savings,
+    sample={
+        "density": 0.1,
+        "mask": "gradient",
+        "learning_rate": 0.01,
+        "epochs": 8.0,
+        "batch_size": 4,
+        "precision": "fp32",
+    },
 )
 
 
