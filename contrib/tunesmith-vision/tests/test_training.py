@@ -229,7 +229,7 @@ def test_bare_peft_and_transformers_load_the_artifact(tmp_path: Path) -> None:
     prompt, _ = last_exchange(rows()[1])
     model: Any = Vision(options()).open(split_folder(), artifact, device="cpu")
     (answer,) = model.generate([prompt], 6)
-    ids = model.model.template.encode_prompts(model._signed([prompt]))[0]
+    ids = model.template.encode_prompts(model._signed([prompt]))[0]
     language = AutoModelForCausalLM.from_pretrained(split_folder(), dtype=torch.float32)
     bare = PeftModel.from_pretrained(language, str(artifact))
     projector = table.tower.build_projector(32, 1.0, 0)
@@ -246,7 +246,7 @@ def test_bare_peft_and_transformers_load_the_artifact(tmp_path: Path) -> None:
         ]
         out = bare.generate(
             inputs_embeds=torch.cat(pieces)[None], max_new_tokens=6, do_sample=False,
-            eos_token_id=[*model.model.template.end_ids],
+            eos_token_id=[*model.template.end_ids],
         )  # fmt: skip
     assert tuple(out[0].tolist()) == answer.ids
 

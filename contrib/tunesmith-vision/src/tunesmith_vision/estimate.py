@@ -8,15 +8,15 @@ training.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from tunesmith.estimates import Estimate, EstimateRequest, PhaseMemory
-from tunesmith.records import Chat, Message, Record, TextPart, has_media
+from tunesmith.records import Chat, Record, TextPart, has_media
 from tunesmith_torch.memory_estimate.techniques import estimate_supervised
 from tunesmith_torch.runtime.environment import prepare_environment
 from tunesmith_vision.families import find_kind
-from tunesmith_vision.images import Image, replace_images
+from tunesmith_vision.images import Image, find_images, replace_images
 from tunesmith_vision.options import VisionOptions
 
 __all__ = ["estimate"]
@@ -52,7 +52,7 @@ def estimate(options: VisionOptions, request: EstimateRequest) -> Iterator[Estim
     table = open_table(request.tokenizer, options)
     exact = _with_texts(request, lambda image: len(table.tower.layout(image)))
     for record in (*request.train, *request.test):
-        for image in _images(record):
+        for image in find_images(record.messages) if isinstance(record, Chat) else ():
             table.number(image)
     text_width = request.config.get("text_config", request.config)["hidden_size"]
     beside = {"projector": 4 * table.tower.count_projector_weights(text_width)}
@@ -102,8 +102,3 @@ def _as_text(record: Record, count: Callable[[Image], int]) -> Record:
 
     messages = replace_images(record.messages, lambda image: TextPart(FILLER * count(image)))
     return replace(record, messages=messages)
-
-
-def _images(record: Record) -> Sequence[Image]:
-    messages: Sequence[Message] = record.messages if isinstance(record, Chat) else ()
-    return [part for m in messages for part in m.media if isinstance(part, Image)]
