@@ -36,6 +36,7 @@ _ALIASES = {"image/jpg": "image/jpeg", "image/x-ms-bmp": "image/bmp"}
 """Names of media types that clients use beside the registered ones."""
 _TRANSPOSED = (5, 6, 7, 8)
 """Values of the EXIF orientation that swap width and height."""
+_TOO_MANY, _SHRINK = "image has too many pixels", "shrink the image, or raise data.max_pixels"
 _URL = ("http:", "https:", "ftp:", "s3:", "gs:", "file:")
 
 
@@ -133,9 +134,8 @@ def decode_image(uri: str, max_pixels: int, max_bytes: int) -> Image:
     _check_size(data, max_bytes)
     width, height, found = _measure(data, max_pixels)
     if found != _ALIASES.get(media_type, media_type):
-        raise RowError(
-            "image has another format than its data URI states", f"{found} as {media_type}"
-        )
+        what = "image has another format than its data URI states"
+        raise RowError(what, f"{found}, not {media_type:.40}")
     return Image("", hashlib.sha256(data).hexdigest(), width, height, data)
 
 
@@ -160,8 +160,7 @@ def _measure(data: bytes, max_pixels: int) -> tuple[int, int, str]:
             picture = PIL.Image.open(BytesIO(data), formats=FORMATS)
         width, height = picture.size
         if width * height > max_pixels:
-            hint = "shrink the image, or raise data.max_pixels"
-            raise RowError("image has too many pixels", f"{width:,} x {height:,}", hint=hint)
+            raise RowError(_TOO_MANY, f"{width:,} x {height:,}", hint=_SHRINK)
         if getattr(picture, "n_frames", 1) > 1:
             raise RowError("image has several frames", hint="save one frame as its own image")
         rotated = picture.getexif().get(_ORIENTATION) in _TRANSPOSED
@@ -173,7 +172,7 @@ def _measure(data: bytes, max_pixels: int) -> tuple[int, int, str]:
         hint = f"save it as one of {', '.join(FORMATS)}"
         raise RowError("image format is not known", hint=hint) from error
     except PIL.Image.DecompressionBombError as error:
-        raise RowError("image has too many pixels", str(error)) from error
+        raise RowError(_TOO_MANY, hint=_SHRINK) from error  # it has no sizes
     # All exceptions, because decoders raise any kind for damaged files.
     except Exception as error:
         raise RowError("image is damaged", str(error)) from error
