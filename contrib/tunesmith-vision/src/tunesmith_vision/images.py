@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, final
 
 from tunesmith.errors import IntegrityError
 from tunesmith.plugins import cache_folder
-from tunesmith.records import Message, Part, Prompt
+from tunesmith.records import Message, Part, Preview, Prompt
 from tunesmith.storage import write_atomic
 from tunesmith_data import RowError, json_type
 
@@ -55,6 +55,26 @@ class Image(Part):
     data: bytes | None = field(default=None, repr=False, compare=False)
     """Bytes of an image that is in no file, such as one that a client sent to a server. Neither it
     nor its features are written to the disk."""
+
+    def describe(self) -> str:
+        """Return the path of the file, the size in pixels, and the start of the SHA-256."""
+        return f"{self.path}: {self._size}" if self.path else self._size
+
+    def preview(self, side: int) -> Preview | None:
+        """Return a small picture, or None if the file is missing or has changed."""
+        from PIL.Image import Resampling
+
+        try:
+            picture = open_picture(self)
+        except IntegrityError:
+            return None
+        picture.thumbnail((side, side), Resampling.BOX)
+        media_type, data = min(_encode(picture), key=lambda encoded: len(encoded[1]))
+        return Preview(self._size, *picture.size, picture.tobytes(), media_type, data)
+
+    @property
+    def _size(self) -> str:
+        return f"image, {self.width:,} x {self.height:,} pixels, {self.sha256[:8]}"
 
 
 @dataclass
@@ -226,6 +246,14 @@ def open_picture(image: Image) -> Picture:
     data = _read_checked(image) if image.data is None else image.data
     with PIL.Image.open(BytesIO(data), formats=FORMATS) as picture:
         return ImageOps.exif_transpose(picture).convert("RGB")
+
+
+def _encode(picture: Picture) -> Iterator[tuple[str, bytes]]:
+    """Yield a picture as files of the types that browsers show."""
+    for name, options in (("JPEG", {"quality": 75}), ("PNG", {"optimize": True})):
+        stream = BytesIO()
+        picture.save(stream, name, **options)
+        yield f"image/{name.lower()}", stream.getvalue()
 
 
 def _read_checked(image: Image) -> bytes:
