@@ -108,6 +108,7 @@ REFUSED: list[tuple[list[dict[str, Any]], str]] = [
     ([user(_url(7))], "an image must be"),
     ([user({"type": "image_url", "image_url": "data:image/png;base64,a"})], "an image must be"),
     ([user({"type": "image_url"})], "an image must be"),
+    ([user({"type": "image_url", "image_url": {}})], "an image must be"),
     ([user({**image("a"), "text": "both"})], "an image must be"),
     ([user(image("a", size=3))], "an image must be"),
     ([user(image("a", detail="high"))], 'only the detail "auto"'),

@@ -70,7 +70,8 @@ class Image(Part):
             return None
         picture.thumbnail((side, side), Resampling.BOX)
         media_type, data = min(_encode(picture), key=lambda encoded: len(encoded[1]))
-        return Preview(self._size, *picture.size, picture.tobytes(), media_type, data)
+        width, height = picture.size
+        return Preview(self._size, width, height, picture.tobytes(), media_type, data)
 
     @property
     def _size(self) -> str:

@@ -322,7 +322,7 @@ def _omit_layers(config: Any, layers: int) -> int:
     name = "depth" if hasattr(vision, "depth") else "num_hidden_layers"
     if not isinstance(chosen, int) or not -layers <= chosen < 0:
         return 0
-    omitted = max(0, getattr(vision, name) - layers)
+    omitted = max(0, int(getattr(vision, name)) - layers)
     setattr(vision, name, getattr(vision, name) - omitted)
     return omitted
 

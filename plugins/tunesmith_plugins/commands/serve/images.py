@@ -64,9 +64,9 @@ def parse_parts(content: list[dict[str, Any]]) -> Iterator[Part]:
 
 
 def _find_url(part: Mapping[str, Any]) -> str:
-    value = part.get("image_url")
-    known = isinstance(value, dict) and value.keys() <= {"url", "detail"}
-    if not known or part.keys() != {"type", "image_url"} or not isinstance(value["url"], str):
+    value: Any = part.get("image_url")
+    has_keys = part.keys() == {"type", "image_url"} and isinstance(value, dict)
+    if not (has_keys and value.keys() <= {"url", "detail"} and isinstance(value.get("url"), str)):
         raise _refuse('an image must be {"type": "image_url", "image_url": {"url": "data:..."}}')
     if value.get("detail", "auto") != "auto":
         raise _refuse('only the detail "auto" of images is supported')
