@@ -103,9 +103,10 @@ class DataLoaderOffer(ComponentOffer[C]):
     recognizes: Callable[[str], bool] = lambda name: False
     """Return True if the loader can read this value of ``train``: a path, a pattern or a URL. It is
     called only if the user chose no loader. Built-in loaders are asked last."""
-    read_media: Callable[[C, Path], Part] | None = None
-    """Return the part of a message that a file holds, such as an image, for ``tunesmith chat
-    --image``. It raises a ``TunesmithError`` for a file that it cannot read. None: rows have only
+    read_media: Callable[[C, Path | str], Part] | None = None
+    """Return the part of a message that a file or a ``data:`` URL holds, such as an image, for
+    ``tunesmith chat --image`` and for messages to ``tunesmith serve``. It raises a ``DataError``
+    for a file or a URL that it cannot read, and never opens other URLs. None: rows have only
     text."""
 
 

@@ -43,6 +43,30 @@ class Part:
     digest, must be in it.
     """
 
+    def describe(self) -> str:
+        """Return a short text for people, such as the path and the size of an image."""
+        return repr(self)
+
+    def preview(self, side: int) -> Preview | None:
+        """Return a picture whose longer side has at most so many pixels, or None without one."""
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """A small picture of a part, for pages and terminals."""
+
+    description: str
+    """Text for readers who do not see the picture, without the path of a file."""
+    width: int
+    height: int
+    pixels: bytes
+    """Red, green and blue of each pixel, row by row."""
+    media_type: str
+    """Type of :attr:`data`, such as ``image/jpeg``."""
+    data: bytes
+    """The picture as a file, of a few kilobytes."""
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -133,6 +157,15 @@ class Message:
         if isinstance(self.content, str):
             return self.content
         return "".join(p.text if isinstance(p, TextPart) else repr(p) for p in self.content)
+
+    @property
+    def readable_text(self) -> str:
+        """The content as text for people; media appear as their descriptions."""
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(
+            p.text if isinstance(p, TextPart) else f"[{p.describe()}] " for p in self.content
+        )
 
     @property
     def described(self) -> str:

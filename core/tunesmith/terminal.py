@@ -1,4 +1,4 @@
-"""Capabilities of a terminal: color, live display, Unicode."""
+"""Capabilities of a terminal: color, pictures, live display, Unicode."""
 
 from __future__ import annotations
 
@@ -15,6 +15,12 @@ def supports_color(stream: TextIO) -> bool:
     if os.environ.get("NO_COLOR"):
         return False
     return bool(os.environ.get("FORCE_COLOR")) or _is_interactive(stream)
+
+
+def supports_pictures(stream: TextIO) -> bool:
+    """Return True if a picture can be drawn with block characters of any color on the stream."""
+    has_all_colors = os.environ.get("COLORTERM", "") in {"truecolor", "24bit"}
+    return has_all_colors and supports_color(stream) and supports_unicode(stream)
 
 
 def supports_live_display(stream: TextIO) -> bool:

@@ -60,12 +60,11 @@ def test_token_ids_equal_those_of_the_processor(family: str, tmp_path: Path) -> 
         (question("Who?"),),
         (*two_turns(), question("*", images[1])),
     ]
-    image_id = plain.model.config.image_token_id
+    image_id, vocabulary = plain.model.config.image_token_id, model.template.table.vocabulary
     for prompt in prompts:
         expected = plain.inputs(prompt).input_ids[0].tolist()
-        (signed,) = model._signed([prompt])
-        (ids,) = model.model.template.encode_prompts([signed])
-        found = [image_id if number >= model.table.vocabulary else number for number in ids]
+        (ids,) = model.template.encode_prompts([prompt])
+        found = [image_id if number >= vocabulary else number for number in ids]
         assert found == expected
 
 
@@ -85,7 +84,7 @@ def compare(plain: Plain, model: Any) -> None:
     pairs = [last_exchange(record) for record in records]
     scores = model.score([p for p, _ in pairs], [a.text for _, a in pairs])
     answers = model.generate([p for p, _ in pairs], 6)
-    end = [*model.model.template.end_ids]
+    end = [*model.template.end_ids]
     seen = set()
     for (prompt, answer), score, generated in zip(pairs, scores, answers, strict=True):
         inputs = plain.inputs(prompt)

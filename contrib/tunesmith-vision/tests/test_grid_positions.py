@@ -31,7 +31,7 @@ def make_positions() -> GridPositions:
     def locate(ids_N: Tensor) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(ids_N), ids_N - VOCABULARY
 
-    table: Any = SimpleNamespace(vocabulary=VOCABULARY, images=["image"], locate=locate)
+    table: Any = SimpleNamespace(vocabulary=VOCABULARY, image=str, locate=locate)
     return GridPositions(_Decoder(), table, [1, 1, 1], lambda image: (2, 3))
 
 

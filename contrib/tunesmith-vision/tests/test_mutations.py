@@ -64,7 +64,7 @@ def test_swapped_images_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     ids = FeatureTable.ids
 
     def swap(self: Any, sign: str) -> Any:
-        last = len(self.images) - 1
+        last = self.count - 1
         return ids(self, chr(0x100000 + last - (ord(sign) - 0x100000)))
 
     monkeypatch.setattr(FeatureTable, "ids", swap)

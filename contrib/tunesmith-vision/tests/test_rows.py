@@ -20,7 +20,7 @@ from pictures import COLORS, ask, load_rows, picture_bytes, question, read_image
 from tunesmith.errors import DataError, IntegrityError
 from tunesmith.options import from_table
 from tunesmith.records import Chat, Message, Preference, find_features
-from tunesmith_vision.images import Image, open_picture
+from tunesmith_vision.images import Image, ImageReader, open_picture
 from tunesmith_vision.loader import ImageOptions, read_media
 
 RED = picture_bytes(COLORS["red"])
@@ -434,3 +434,22 @@ def test_media_of_a_conversation_are_read_with_the_limits_of_the_rows(folder: Pa
     )
     with pytest.raises(DataError, match=r"red.png: image has too many pixels"):
         read_media(options, folder / "red.png")
+
+
+def test_a_small_picture_is_upright_and_has_the_size_in_words(tmp_path: Path) -> None:
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "red.jpg").write_bytes(
+        picture_bytes(COLORS["red"], (400, 200), format="JPEG", exif=exif)
+    )
+    image = ImageReader(tmp_path, 10**6, 10**6).read("red.jpg")
+    start = image.sha256[:8]
+    assert image.describe() == f"{tmp_path / 'red.jpg'}: image, 200 x 400 pixels, {start}"
+    preview = image.preview(96)
+    assert preview is not None and preview.description == f"image, 200 x 400 pixels, {start}"
+    assert (preview.width, preview.height) == (48, 96)
+    assert len(preview.pixels) == 3 * 48 * 96 and len(preview.data) < 8_000
+    with PIL.Image.open(io.BytesIO(preview.data)) as shown:
+        assert shown.size == (48, 96) and f"image/{shown.format}".lower() == preview.media_type
+    (tmp_path / "red.jpg").unlink()
+    assert image.preview(96) is None

@@ -69,7 +69,7 @@ def test_the_loss_is_that_of_embeddings_in_plain_transformers(tmp_path: Path) ->
         ids_T = torch.tensor(np.asarray(example.ids)).long()
         is_image = ids_T >= table.vocabulary
         embeddings_TD = plain.get_input_embeddings()(ids_T.masked_fill(is_image, 0))
-        features = [f for n in range(len(table.images)) for f in table.features(n)]
+        features = [f for n in range(table.count) for f in table.features(n)]
         for place in is_image.nonzero()[:, 0].tolist():
             feature = features[int(ids_T[place]) - table.vocabulary]
             embeddings_TD[place] = projector(feature[None])[0]
@@ -116,8 +116,8 @@ def test_a_damaged_cache_is_computed_again_and_a_wrong_count_is_an_error() -> No
 def test_lookup_finds_each_row_of_each_image() -> None:
     table = make_table()
     for image in read_images(pictures()).values():
-        table.number(image)
-    everything = torch.cat([table.features(n) for n in range(len(table.images))])
+        table.keep(image)
+    everything = torch.cat([table.features(n) for n in range(table.count)])
     assert len(everything) == table.rows
     order = torch.randperm(table.rows, generator=torch.Generator().manual_seed(0))[:40]
     assert torch.equal(table.lookup(order + table.vocabulary), everything[order])
@@ -198,8 +198,8 @@ def test_the_features_of_a_trained_tower_have_their_own_cache(tmp_path: Path) ->
     image = read_images(pictures())["red"]
     tuned: Any = Vision(options()).open(split_folder(), artifact, device="cpu")
     base = make_table()
-    found = [table.features(table.number(image)) for table in (tuned.table, base)]
-    assert not torch.allclose(*found) and tuned.table.tower.digest != base.tower.digest
+    found = [table.features(table.number(image)) for table in (tuned.template.table, base)]
+    assert not torch.allclose(*found) and tuned.template.table.tower.digest != base.tower.digest
 
 
 def test_the_small_tower_can_be_trained(tiny_model: Path, tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_bare_peft_and_transformers_load_the_artifact(tmp_path: Path) -> None:
     prompt, _ = last_exchange(rows()[1])
     model: Any = Vision(options()).open(split_folder(), artifact, device="cpu")
     (answer,) = model.generate([prompt], 6)
-    ids = model.model.template.encode_prompts(model._signed([prompt]))[0]
+    ids = model.template.encode_prompts([prompt])[0]
     language = AutoModelForCausalLM.from_pretrained(split_folder(), dtype=torch.float32)
     bare = PeftModel.from_pretrained(language, str(artifact))
     projector = table.tower.build_projector(32, 1.0, 0)
@@ -246,7 +246,7 @@ def test_bare_peft_and_transformers_load_the_artifact(tmp_path: Path) -> None:
         ]
         out = bare.generate(
             inputs_embeds=torch.cat(pieces)[None], max_new_tokens=6, do_sample=False,
-            eos_token_id=[*model.model.template.end_ids],
+            eos_token_id=[*model.template.end_ids],
         )  # fmt: skip
     assert tuple(out[0].tolist()) == answer.ids
 

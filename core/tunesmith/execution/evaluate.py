@@ -20,9 +20,10 @@ from pydantic_core import from_json
 
 from tunesmith.contracts import Measurement, Progress, RunContext, TextModel
 from tunesmith.errors import IntegrityError, PluginError, PromptTooLongError, TrainingError
-from tunesmith.events import JSON, FindingReported, Measured
+from tunesmith.events import JSON, TUNED, FindingReported, Measured
 from tunesmith.execution.emitter import Emitter
 from tunesmith.execution.measure_part import measure_part
+from tunesmith.execution.previews import PREVIEWS_FILE, write_previews
 from tunesmith.execution.report import TRAINING_ROWS
 from tunesmith.execution.wrapped_model import CheckedModel, WrappedModel
 from tunesmith.fence import attribute_errors_to, check_unchanged, isolate, require_unchanged
@@ -175,6 +176,8 @@ def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where
     row_numbers = rows or range(len(records))
     answered = measured[0].exchanges or [last_exchange(record) for record in records]
     write_atomic(folder / path, _to_json_lines(measured, records, answered, row_numbers, cut))
+    if label == TUNED and not (folder / PREVIEWS_FILE).exists():
+        write_previews(folder, [prompt for prompt, _ in answered])
     findings = [] if label == TRAINING_ROWS else emit.report.findings
     duplicates = {row for finding in findings for row in finding.test_rows}
     others = [index for index, row in enumerate(row_numbers) if row not in duplicates]

@@ -19,6 +19,18 @@ from tunesmith.testing.packaged import packaged_options
 from tunesmith.testing.worked_examples import LoaderExample
 
 TABLE_SUFFIXES = (".csv", ".tsv")
+MAX_MESSAGE = 500
+"""Maximum length of the message of an error about a URL, which may have millions of characters."""
+UNUSABLE_URLS = (
+    "",
+    "data:",
+    "data:image/png,not-base64",
+    "data:image/png;base64,",
+    "data:image/png;base64,%%%%",
+    f"data:application/octet-stream;base64,{'AAAA' * 1000}",
+    "file:///etc/hostname",
+    "http://127.0.0.1:9/picture.png",
+)
 FILE_AND_LINE = re.compile(r"[^\s:]:\d+\b")
 
 
@@ -66,6 +78,20 @@ def explains_missing_media(subject: Subject) -> None:
         require("missing.png" in error.message, f"{error.message!r} does not name the file")
     else:
         require(False, "read_media returns a part for a file that does not exist")
+
+
+@check("data loader")
+def refuses_unusable_media_urls(subject: Subject) -> None:
+    """A URL without usable media is a DataError with a short message; other URLs are not opened."""
+    if (read := subject.offer.read_media) is None:
+        raise NotApplicable("the loader reads no media")
+    for url in UNUSABLE_URLS:
+        try:
+            read(subject.options(), url)
+        except DataError as error:
+            require(len(error.message) < MAX_MESSAGE, f"the message repeats the URL {url:.40}")
+        else:
+            require(False, f"read_media returns a part for {url:.40}")
 
 
 @check("data loader")

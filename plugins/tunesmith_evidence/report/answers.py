@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tunesmith.events import TUNED, Measured
@@ -11,6 +11,7 @@ from tunesmith.execution.evaluate import read_rows
 from tunesmith.execution.report import Report
 from tunesmith.text import format_count
 from tunesmith_evidence.number_text import format_number
+from tunesmith_evidence.report.previews import PreviewImage, read_previews, replace_parts
 from tunesmith_evidence.slices.candidates import MIN_ROWS
 from tunesmith_evidence.slices.discover import WeakSlice, find_weak_slices
 from tunesmith_evidence.slices.items import find_wrong_rows, has_best_value
@@ -60,6 +61,8 @@ class AnswerRow:
     is_regressed: bool
     """True if another model did better than the tuned model."""
     group: str | None = None
+    images: tuple[PreviewImage, ...] = ()
+    """The pictures of the prompt's images, in order."""
 
     @property
     def is_partly_right(self) -> bool:
@@ -154,7 +157,11 @@ def read_answers(folder: Path, report: Report) -> Answers | None:
     wrong = {row.number for row in find_wrong_rows(rows, higher, has_best=has_best)}
     answered = [*rows, *(row for by_number in others.values() for row in by_number.values())]
     has_texts = any(row.output for row in answered)
-    found = [_build_row(row, others, row.number in wrong, tuned, has_texts) for row in rows]
+    previews = read_previews(folder)
+    found = [
+        _show_images(_build_row(row, others, row.number in wrong, tuned, has_texts), previews)
+        for row in rows
+    ]
     found.sort(key=lambda row: (not row.is_regressed, not row.is_wrong))
     slices = find_weak_slices(rows, higher) if len(rows) >= 2 * MIN_ROWS else []
     label = report.metric_label(tuned.evaluator, tuned.metric)
@@ -202,6 +209,16 @@ def _build_row(
     is_regressed = any(sign * (other.value - row.value) > 0 for other in by_model.values())
     return AnswerRow(
         row.source, row.prompt, row.expected, tuple(answers), is_wrong, is_regressed, row.group
+    )
+
+
+def _show_images(row: AnswerRow, previews: Mapping[str, PreviewImage]) -> AnswerRow:
+    """Return the row with descriptions in place of its images, and with their pictures."""
+    turns = [(role, *replace_parts(text, previews)) for role, text in row.prompt]
+    return replace(
+        row,
+        prompt=tuple((role, text) for role, text, _ in turns),
+        images=tuple(image for *_, images in turns for image in images),
     )
 
 

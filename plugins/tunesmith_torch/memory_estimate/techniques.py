@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tunesmith.errors import TunesmithError
 from tunesmith.estimates import Estimate, EstimateRequest, MemorySaving
@@ -15,6 +15,9 @@ from tunesmith_torch.memory_estimate.workload import SINGLE_COMPLETION, Grouping
 from tunesmith_torch.options.training import TrainingOptions
 from tunesmith_torch.runtime.environment import prepare_environment
 
+if TYPE_CHECKING:  # it imports transformers
+    from tunesmith_torch.data.templates import Template
+
 __all__ = ["estimate_supervised", "memory_savings", "stage_memory_savings"]
 
 OptionsT = TypeVar("OptionsT", bound=TrainingOptions)
@@ -23,17 +26,22 @@ TRACE_ERRORS = (RuntimeError, NotImplementedError, ValueError, TunesmithError)
 
 
 def estimate_supervised(
-    options: TrainingOptions, request: EstimateRequest, grouping: Grouping = SINGLE_COMPLETION
+    options: TrainingOptions,
+    request: EstimateRequest,
+    grouping: Grouping = SINGLE_COMPLETION,
+    *,
+    convert_template: Callable[[Template], Template] | None = None,
 ) -> Iterator[Estimate]:
     """Yield three estimates: by arithmetic, with exact row lengths, and with a traced step.
 
-    Without a tokenizer or rows, there is no estimate with exact lengths.
+    Without a tokenizer or rows, there is no estimate with exact lengths. ``convert_template``
+    returns the template that training uses in place of the model's own.
     """
     setting = build_estimate_setting(options, request, grouping)
     first = analytic_estimate(setting, request)
     yield replace(first, has_guessed_lengths=can_count_tokens(request))
     if can_count_tokens(request):
-        setting = count_tokens(setting, request)
+        setting = count_tokens(setting, request, convert_template)
         yield analytic_estimate(setting, request)
     yield traced_estimate(setting, request)
 
@@ -65,13 +73,19 @@ def can_count_tokens(request: EstimateRequest) -> bool:
     return request.tokenizer is not None and request.assumed is None and bool(request.train)
 
 
-def count_tokens(setting: EstimateSetting, request: EstimateRequest) -> EstimateSetting:
+def count_tokens(
+    setting: EstimateSetting,
+    request: EstimateRequest,
+    convert_template: Callable[[Template], Template] | None = None,
+) -> EstimateSetting:
     """Return the setting with the exact lengths of its rows. This imports torch."""
     prepare_environment()  # the run will use the torch that is imported here
     from tunesmith_torch.memory_estimate.token_lengths import exact_workload
 
     context, grouping = setting.shape.context_length, setting.workload.grouping
-    exact = exact_workload(setting.options, request, context, grouping)
+    exact = exact_workload(
+        setting.options, request, context, grouping, convert_template=convert_template
+    )
     return replace(setting, workload=exact or setting.workload)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -41,11 +41,15 @@ def exact_workload(
     request: EstimateRequest,
     context_length: int,
     grouping: Grouping = SINGLE_COMPLETION,
+    *,
+    convert_template: Callable[[Template], Template] | None = None,
 ) -> Workload | None:
     """Return the exact workload of training, or None without a tokenizer or usable rows."""
     if request.tokenizer is None or request.assumed is not None or not request.train:
         return None
     template = Template.from_options(load_tokenizer(request.tokenizer), options)
+    if convert_template is not None:
+        template = convert_template(template)
     limit = min(options.max_length, context_length)
     train, test = sample_if_large(request.train), sample_if_large(request.test)
     sample, skipped, common_prefix_tokens = _tokenize_rows(

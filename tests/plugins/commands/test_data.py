@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,9 +20,12 @@ from tunesmith.records import (
     Chat,
     Completion,
     Message,
+    Part,
     Preference,
+    Preview,
     Record,
     Text,
+    TextPart,
     ToolCall,
     UnpairedPreference,
 )
@@ -29,6 +33,7 @@ from tunesmith_cli.app import app
 from tunesmith_data import parse_row
 from tunesmith_plugins.commands.data.fixes import Fixer
 from tunesmith_plugins.commands.data.open_data import text_parts
+from tunesmith_plugins.commands.data.show import ShownRow, _to_text
 from tunesmith_plugins.commands.data.tokens import create_tokenize
 from tunesmith_plugins.techniques.full.options import FullOptions
 from tunesmith_torch.testing.tiny_model import CHATML, save_tiny_model
@@ -91,6 +96,34 @@ def test_show_marks_the_trained_text(tunesmith: Tunesmith, rows: Path) -> None:
         "| assistant Paris",
         "",
     ]
+
+
+@dataclass(frozen=True)
+class Flag(Part):
+    """An image of two columns and three rows."""
+
+    def describe(self) -> str:
+        return "flag"
+
+    def preview(self, side: int) -> Preview:
+        return Preview("flag", 2, 3, bytes(range(18)), "image/png", b"")
+
+
+def test_images_are_drawn_where_the_terminal_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    messages = (Message("user", (Flag(), TextPart("Which?"))), Message("assistant", "a"))
+    row = ShownRow(Chat(source="f:1", messages=messages), 9)
+    monkeypatch.delenv("COLORTERM", raising=False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "[flag] Which?" in _to_text(row) and "▀" not in _to_text(row)
+    monkeypatch.setenv("COLORTERM", "truecolor")
+    *_, upper, lower, _ = _to_text(row).split("\n")
+    blocks = [
+        "\x1b[38;2;0;1;2m\x1b[48;2;6;7;8m▀\x1b[0m", "\x1b[38;2;3;4;5m\x1b[48;2;9;10;11m▀\x1b[0m",
+        "\x1b[38;2;12;13;14m▀\x1b[0m", "\x1b[38;2;15;16;17m▀\x1b[0m",
+    ]  # fmt: skip
+    assert (upper, lower) == ("".join(blocks[:2]), "".join(blocks[2:]))
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "▀" not in _to_text(row)
 
 
 def test_show_filters_by_source_and_length(tunesmith: Tunesmith, rows: Path) -> None:

@@ -254,7 +254,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"messages": [{"role": "king", "content": "x"}]}, "messages", "'system', 'developer'"),
     ({"messages": [{"role": "user", "content": None}]}, "messages", "null, not text"),
     (
-        {"messages": [{"role": "user", "content": [{"type": "image_url", "url": "x"}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "input_audio", "url": "x"}]}]},
         "messages",
         "not text",
     ),

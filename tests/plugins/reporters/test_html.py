@@ -27,6 +27,7 @@ from tunesmith.events import (
     StepFinished,
     TrainingStarted,
 )
+from tunesmith.execution.previews import PREVIEWS_FILE
 from tunesmith.execution.report import build_report
 from tunesmith.storage import RunFolder, read_known_events
 from tunesmith.storage.atomic import encode_json
@@ -53,7 +54,7 @@ def page(path: Path, reported: list[Event]) -> str:
 class Outline(HTMLParser):
     """Collects tags, attributes and text, and checks that every tag is closed."""
 
-    VOID = frozenset({"meta", "br", "line", "circle", "polyline", "rect", "input"})
+    VOID = frozenset({"meta", "br", "line", "circle", "polyline", "rect", "input", "img"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -435,6 +436,31 @@ def test_answers_are_side_by_side_with_prompts(tmp_path: Path) -> None:
     order = ("prompt 0", "right 0", "zero-shot says 0", "linear says 0", "tuned says 0")
     assert [first.index(word) for word in order] == sorted(first.index(word) for word in order)
     assert "all 4 regressed 1 wrong 2 right 2" in text
+
+
+def test_images_stand_beside_the_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = write_answers(tmp_path, {"tuned": [0, 1, 0, 1]})
+    file = tmp_path / "evaluations/tuned.jsonl"
+    file.write_text(re.sub(r"prompt (\d)", r"Image(name=\1)Which?", file.read_text()))
+    rows = [
+        {"part": f"Image(name={n})", "description": f'{n} "x"', "width": 9, "height": 8,
+         "media_type": "image/png", "data": "QUJD" * (n + 1)}
+        for n in (0, 1, 2)
+    ]  # fmt: skip
+    (tmp_path / PREVIEWS_FILE).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    *events, end = [e for e in sample_run(steps=3) if not isinstance(e, Measured)]
+    raw = page(tmp_path, [*events, *measured, replace(end, verdict={})])
+    assert "img-src data:" in raw
+    for n in range(3):
+        url = f"data:image/png;base64,{'QUJD' * (n + 1)}"
+        alt = f"{n} &#34;x&#34;"
+        assert f'<img src="{url}" alt="{alt}" title="{alt}" width="9" height="8">' in raw
+    text = " ".join(outline(raw).text.split())
+    assert '[0 "x"] Which?' in text and "Image(name=0)" not in raw and "Image(name=3)Which?" in text
+    assert "not shown: a page has" not in text
+    monkeypatch.setattr("tunesmith_plugins.reporters.html.page.MAX_IMAGE_CHARACTERS", 70)
+    raw = page(tmp_path, [*events, *measured, replace(end, verdict={})])
+    assert raw.count("<img ") == 2 and "1 picture not shown: a page has" in raw
 
 
 def test_nothing_regressed_where_no_other_model_was_asked(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from tunesmith.errors import UsageError
 from tunesmith.options import Options
 from tunesmith.records import Prompt, Record, has_media, last_exchange
 from tunesmith_evidence.answers.generation_only import GenerationOnlyModel
-from tunesmith_vision.images import Image, open_picture
+from tunesmith_vision.images import Image, find_images, open_picture
 
 __all__ = [
     "ImageMajority",
@@ -147,7 +147,7 @@ class ImageZeroShot:
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
         """Yield the base model, unless its projector is untrained."""
         base: Any = task.base()
-        table = getattr(base, "table", None)
+        table = getattr(getattr(base, "template", None), "table", None)
         untrained = table is None or not table.tower.is_pretrained
         omitted = "the base model was never trained on images" if untrained else ""
         yield BaselineVariant(name="", model=base, omitted=omitted)
@@ -182,8 +182,7 @@ class _Encoder:
         return np.stack([self._encode(prompt) for prompt in prompts])
 
     def _encode(self, prompt: Prompt) -> Vectors:
-        messages = () if isinstance(prompt, str) else prompt
-        images = [part for m in messages for part in m.media if isinstance(part, Image)]
+        images = [*find_images(prompt)]
         if not images:
             return np.zeros(self.width)
         mean = np.mean([self.vector(image) for image in images], axis=0)

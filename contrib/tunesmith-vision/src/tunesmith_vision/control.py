@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from bisect import bisect
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -36,7 +36,7 @@ from tunesmith.records import (
     to_answer,
 )
 from tunesmith.statistics import mean_interval
-from tunesmith_vision.images import Image, replace_images
+from tunesmith_vision.images import Image, find_images, replace_images
 
 __all__ = ["IMAGE_CONTROL", "ImageControl", "OtherImages", "give_verdict"]
 
@@ -85,7 +85,7 @@ class PreparedControl:
             finding = "cannot tell whether the model looks: no two rows differ in image and answer"
             return [Measurement(metric=METRIC, values=values, details={"finding": finding})]
         groups = [
-            record.group or next((image.sha256 for image in _images(prompt)), None)
+            record.group or next((image.sha256 for image in find_images(prompt)), None)
             for record, (prompt, _) in zip(records, pairs, strict=True)
         ]
         mean = mean_interval(values, weights, groups=groups, bounds=_UNBOUNDED)
@@ -120,7 +120,7 @@ class OtherImages:
         images: dict[str, Image] = {}
         owners: dict[Any, set[str]] = defaultdict(set)
         for prompt, answer in map(last_exchange, records):
-            found = {image.sha256: image for image in _images(prompt)}
+            found = {image.sha256: image for image in find_images(prompt)}
             images |= found
             owners[_question(prompt), answer.shown_text] |= found.keys()
         return cls(dict(sorted(images.items())), owners)
@@ -135,7 +135,7 @@ class OtherImages:
             return prompt, False
         same = self.owners.get((_question(prompt), answer.shown_text), set())
         chosen: dict[str, Image] = {}
-        for image in _images(prompt):
+        for image in find_images(prompt):
             used = {image.sha256, *(other.sha256 for other in chosen.values())}
             if image.sha256 not in chosen:
                 other = self._next(image, used | same) or self._next(image, used)
@@ -162,12 +162,6 @@ def _question(prompt: Prompt) -> Any:
         tuple(p.text if isinstance(p, TextPart) else "" for p in m.content) if m.media else m
         for m in prompt
     )
-
-
-def _images(prompt: Prompt) -> Iterator[Image]:
-    for message in prompt if not isinstance(prompt, str) else ():
-        assert isinstance(message, Message)
-        yield from (part for part in message.media if isinstance(part, Image))
 
 
 def give_verdict(evidence: Evidence) -> JSON | None:

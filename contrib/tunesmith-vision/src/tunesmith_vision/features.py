@@ -17,9 +17,13 @@ it into the ids.
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from threading import RLock
+from weakref import ref
 
 import torch
 from safetensors import SafetensorError
@@ -29,6 +33,7 @@ from torch import Tensor, nn
 from tunesmith.errors import DataError, IntegrityError, UsageError
 from tunesmith.plugins import cache_folder
 from tunesmith.records import (
+    Answer,
     Chat,
     Message,
     Part,
@@ -42,26 +47,44 @@ from tunesmith.storage import write_atomic
 from tunesmith_data import MEDIA_SIGNS
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.data.tokenization import SpanEncoder, TextSpan
-from tunesmith_vision.images import Image, open_picture
+from tunesmith_vision.images import Image, find_images, open_picture
 from tunesmith_vision.towers import FEATURE, Tower
 
-__all__ = ["FeatureTable", "ImageEmbedding", "ImageEncoder", "as_prompt", "as_record"]
+__all__ = [
+    "FeatureTable",
+    "ImageEmbedding",
+    "ImageEncoder",
+    "ImageTemplate",
+    "as_prompt",
+    "as_record",
+]
 
 FIRST_SIGN, MAX_IMAGES = 0x100000, 0xFFF0
 _SIGN = re.compile(f"([{chr(FIRST_SIGN)}-{chr(FIRST_SIGN + MAX_IMAGES - 1)}])")
 
 
 class FeatureTable:
-    """The images of a run: their signs, their token ids and their features."""
+    """The images of a run or a server: their signs, their token ids and their features.
+
+    An image is forgotten when nothing refers to any of its parts, unless it was passed to
+    :meth:`keep`. A server can therefore answer any number of requests, one image after another.
+    """
 
     def __init__(self, tower: Tower, vocabulary: int) -> None:
         """Start without images; virtual ids start at ``vocabulary``."""
         self.tower, self.vocabulary = tower, vocabulary
-        self.images: list[Image] = []
+        # A server encodes prompts in another thread than the model's, and the last reference to an
+        # image may go away in either.
+        self._lock = RLock()
+        self._known: dict[int, _KnownImage] = {}
         self._numbers: dict[str, int] = {}
-        self._ids: list[tuple[int, ...]] = []
-        self._starts: list[int] = [0]
-        self._features: dict[int, Tensor] = {}
+        self._free: deque[int] = deque()
+        """Numbers of forgotten images."""
+        self._order: list[int] = []
+        """Numbers of the known images in the order of their virtual ids."""
+        self._starts: list[int] = []
+        """First virtual id of each of them, without the vocabulary."""
+        self._next = 0
 
     def sign(self, image: Image) -> str:
         """Return the character that stands for an image."""
@@ -73,45 +96,85 @@ class FeatureTable:
         Raises:
             UsageError: there are too many images.
         """
-        number = self._numbers.get(image.sha256)
-        if number is None:
-            number = len(self.images)
-            if number == MAX_IMAGES:
-                raise UsageError(f"a run can use at most {MAX_IMAGES:,} distinct images")
-            layout = self.tower.layout(image)
-            next_id = self.vocabulary + self._starts[-1]
-            ids = []
-            for token in layout:
-                ids.append(next_id if token == FEATURE else token)
-                next_id += token == FEATURE
-            self._numbers[image.sha256] = number
-            self.images.append(image)
-            self._ids.append(tuple(ids))
-            self._starts.append(next_id - self.vocabulary)
+        reference = ref(image, partial(self._release, image.sha256, id(image)))
+        with self._lock:
+            number = self._numbers.get(image.sha256)
+            if number is None:
+                number = self._add(image)
+            self._known[number].parts[id(image)] = reference
+            return number
+
+    def keep(self, image: Image) -> None:
+        """Remember an image as long as this table lives."""
+        self._known[self.number(image)].kept = image
+
+    def _add(self, image: Image) -> int:
+        layout = self.tower.layout(image)
+        number = self._free.popleft() if self._free else len(self._known)
+        if number == MAX_IMAGES:
+            raise UsageError(f"at most {MAX_IMAGES:,} distinct images can be used at a time")
+        start = next_id = self.vocabulary + self._next
+        ids = []
+        for token in layout:
+            ids.append(next_id if token == FEATURE else token)
+            next_id += token == FEATURE
+        self._known[number] = _KnownImage(tuple(ids), next_id - start)
+        self._numbers[image.sha256] = number
+        self._order.append(number)
+        self._starts.append(self._next)
+        self._next += next_id - start  # an id never stands for a second image
         return number
+
+    def _release(self, sha256: str, part: int, reference: ref[Image]) -> None:
+        """Forget an image if its last part is gone."""
+        with self._lock:
+            number = self._numbers[sha256]
+            parts = self._known[number].parts
+            if parts.get(part) is reference:  # otherwise, a newer part has the same id
+                del parts[part]
+            if parts:
+                return
+            del self._numbers[sha256], self._known[number]
+            place = self._order.index(number)
+            del self._order[place], self._starts[place]
+            self._free.append(number)
+
+    def image(self, number: int) -> Image:
+        """Return an image by its number."""
+        parts = (reference() for reference in [*self._known[number].parts.values()])
+        return next(image for image in parts if image is not None)
+
+    @property
+    def count(self) -> int:
+        """Number of images."""
+        return len(self._known)
 
     def ids(self, sign: str) -> tuple[int, ...]:
         """Return the token ids of the image with this sign."""
-        return self._ids[ord(sign) - FIRST_SIGN]
+        return self._known[ord(sign) - FIRST_SIGN].ids
 
     @property
     def rows(self) -> int:
         """Number of features of all images."""
-        return self._starts[-1]
+        return sum(known.rows for known in self._known.values())
 
     def locate(self, ids_N: Tensor) -> tuple[Tensor, Tensor]:
         """Return the number of each virtual id's image, and the id's place in it, on the CPU."""
+        with self._lock:
+            starts, order = torch.tensor(self._starts), torch.tensor(self._order)
         rows_N = ids_N.cpu() - self.vocabulary
-        starts = torch.tensor(self._starts)
-        numbers_N = torch.searchsorted(starts, rows_N, right=True) - 1
-        return numbers_N, rows_N - starts[numbers_N]
+        places_N = torch.searchsorted(starts, rows_N, right=True) - 1
+        return order[places_N], rows_N - starts[places_N]
 
     def lookup(self, ids_N: Tensor) -> Tensor:
         """Return the features of virtual ids, [N, width], on the device of the tower."""
         numbers_N, places_N = self.locate(ids_N)
         used, order_N = numbers_N.unique(return_inverse=True)  # type: ignore[no-untyped-call]
         blocks = [self.features(number) for number in used.tolist()]
-        offsets = torch.tensor([0, *map(len, blocks)]).cumsum(0)
+        lengths = torch.tensor([*map(len, blocks)])
+        if (places_N >= lengths[order_N]).any():
+            raise IntegrityError("a prompt has an image that is not known any more")
+        offsets = lengths.cumsum(0) - lengths
         features_NF = torch.cat(blocks)
         return features_NF[(offsets[order_N] + places_N).to(features_NF.device)]
 
@@ -124,31 +187,50 @@ class FeatureTable:
             IntegrityError: the image has changed, or its features are not those that its size
                 promises.
         """
+        image, known = self.image(number), self._known[number]
         if self.tower.is_trained:
-            return self._check(number, self._compute(number))
-        if number not in self._features:
-            name = f"{self.images[number].sha256}.safetensors"
-            path = cache_folder() / "vision" / self.tower.digest[:16] / name
-            found = _read_features(path)
-            if found is None:
-                found = self.tower.encode(open_picture(self.images[number]))
-                _write_features(path, found)
-            self._features[number] = self._check(number, found)
-        return self._features[number]
+            return self._check(image, known, self._compute(image))
+        if known.features is None:
+            known.features = self._check(image, known, self._find_features(image))
+        return known.features
 
-    def _compute(self, number: int) -> Tensor:
-        inputs = self.tower.prepare(open_picture(self.images[number]))
+    def _find_features(self, image: Image) -> Tensor:
+        """Return features from the disk, or compute them."""
+        if image.data is not None:
+            return self.tower.encode(open_picture(image))
+        name = f"{image.sha256}.safetensors"
+        path = cache_folder() / "vision" / self.tower.digest[:16] / name
+        found = _read_features(path)
+        if found is None:
+            found = self.tower.encode(open_picture(image))
+            _write_features(path, found)
+        return found
+
+    def _compute(self, image: Image) -> Tensor:
+        inputs = self.tower.prepare(open_picture(image))
         device = next(self.tower.module.parameters()).device
         return self.tower.compute({name: tensor.to(device) for name, tensor in inputs.items()})
 
-    def _check(self, number: int, features: Tensor) -> Tensor:
-        expected = (self._starts[number + 1] - self._starts[number], self.tower.width)
+    def _check(self, image: Image, known: _KnownImage, features: Tensor) -> Tensor:
+        expected = (known.rows, self.tower.width)
         if features.shape != expected:
             raise IntegrityError(
-                f"{self.images[number].path}: has features of shape {[*features.shape]}, expected "
-                f"{[*expected]}"
+                f"{image.path}: has features of shape {[*features.shape]}, expected {[*expected]}"
             )
         return features
+
+
+@dataclass(eq=False)
+class _KnownImage:
+    """An image of a table."""
+
+    ids: tuple[int, ...]
+    rows: int
+    """Number of features."""
+    parts: dict[int, ref[Image]] = field(default_factory=dict)
+    """The parts of messages with this image."""
+    features: Tensor | None = None
+    kept: Image | None = None
 
 
 def _read_features(path: Path) -> Tensor | None:
@@ -233,6 +315,48 @@ class ImageEncoder(SpanEncoder):
         return pieces
 
 
+@dataclass(frozen=True)
+class ImageTemplate(Template):
+    """A template for prompts that may have images."""
+
+    table: FeatureTable
+
+    @classmethod
+    def of(cls, template: Template, table: FeatureTable) -> ImageTemplate:
+        """Return the template with images."""
+        return cls(**vars(ImageEncoder.add_to(template, table)), table=table)
+
+    def encode_prompts(
+        self, prompts: Sequence[Prompt], sources: Sequence[str] = ()
+    ) -> list[list[int]]:
+        """Return the token ids of many prompts, tokenized together.
+
+        Raises:
+            DataError: the template rejects a prompt, or a text has a character that stands for
+                images.
+        """
+        return super().encode_prompts([*map(self._sign, prompts)], sources)
+
+    def encode_exchanges(
+        self, prompts: Sequence[Prompt], answers: Sequence[Answer], sources: Sequence[str] = ()
+    ) -> list[tuple[list[int], list[int]]]:
+        """Return the token ids of many prompts and of one answer to each, tokenized together.
+
+        Raises:
+            DataError: the template rejects a prompt with its answer, or a text has a character that
+                stands for images.
+        """
+        return super().encode_exchanges([*map(self._sign, prompts)], answers, sources)
+
+    def _sign(self, prompt: Prompt) -> Prompt:
+        signed = as_prompt(prompt, self.table)
+        for image in find_images(prompt):
+            # At once, so that an image of a client that cannot be computed ends only its request.
+            if image.data is not None:
+                self.table.features(self.table.number(image))
+        return signed
+
+
 def as_prompt(prompt: Prompt, table: FeatureTable) -> Prompt:
     """Return a prompt with signs in place of its images.
 
@@ -246,12 +370,14 @@ def as_prompt(prompt: Prompt, table: FeatureTable) -> Prompt:
 
 
 def as_record(record: Record, table: FeatureTable) -> Record:
-    """Return a record with signs in place of its images.
+    """Return a record with signs in place of its images, which the table keeps.
 
     Raises:
         DataError: a text has a character that stands for images.
     """
     if isinstance(record, Chat):
+        for image in find_images(record.messages):
+            table.keep(image)
         return replace(record, messages=_messages(record.source, record.messages, table))
     for prompt, answer in exchanges(record):
         _refuse_signs(record.source, prompt_text(prompt), answer.text)

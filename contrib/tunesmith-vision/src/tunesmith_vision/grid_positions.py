@@ -96,7 +96,7 @@ class GridPositions(nn.Module):
         is_image_BT = ids_BT >= self.table.vocabulary
         numbers_N, places_N = self.table.locate(ids_BT[is_image_BT])
         used, order_N = numbers_N.unique(return_inverse=True)  # type: ignore[no-untyped-call]
-        grids = torch.tensor([self.grid(self.table.images[n]) for n in used.tolist()])
+        grids = torch.tensor([self.grid(self.table.image(n)) for n in used.tolist()])
         heights_N, widths_N = grids.long().view(-1, 2)[order_N].unbind(1)
         # The text after an image starts behind its larger side.
         surplus_N = heights_N * widths_N - torch.maximum(heights_N, widths_N)

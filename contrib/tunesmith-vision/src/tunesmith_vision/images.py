@@ -12,7 +12,7 @@ import base64
 import binascii
 import hashlib
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
@@ -20,25 +20,28 @@ from typing import TYPE_CHECKING, final
 
 from tunesmith.errors import IntegrityError
 from tunesmith.plugins import cache_folder
-from tunesmith.records import Message, Part
+from tunesmith.records import Message, Part, Preview, Prompt
 from tunesmith.storage import write_atomic
 from tunesmith_data import RowError, json_type
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-__all__ = ["Image", "ImageReader", "open_picture", "replace_images"]
+__all__ = ["Image", "ImageReader", "decode_image", "find_images", "open_picture", "replace_images"]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 """File formats that may be decoded; the others of Pillow are rare, and attack surface."""
 _ORIENTATION = 0x0112
+_ALIASES = {"image/jpg": "image/jpeg", "image/x-ms-bmp": "image/bmp"}
+"""Names of media types that clients use beside the registered ones."""
 _TRANSPOSED = (5, 6, 7, 8)
 """Values of the EXIF orientation that swap width and height."""
+_TOO_MANY, _SHRINK = "image has too many pixels", "shrink the image, or raise data.max_pixels"
 _URL = ("http:", "https:", "ftp:", "s3:", "gs:", "file:")
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Image(Part):
     """An image in a message; two images are equal if their files have the same bytes."""
 
@@ -49,6 +52,30 @@ class Image(Part):
     """Width in pixels, after the rotation that the file asks for."""
     height: int
     """Height in pixels, after the rotation that the file asks for."""
+    data: bytes | None = field(default=None, repr=False, compare=False)
+    """Bytes of an image that is in no file, such as one that a client sent to a server. Neither it
+    nor its features are written to the disk."""
+
+    def describe(self) -> str:
+        """Return the path of the file, the size in pixels, and the start of the SHA-256."""
+        return f"{self.path}: {self._size}" if self.path else self._size
+
+    def preview(self, side: int) -> Preview | None:
+        """Return a small picture, or None if the file is missing or has changed."""
+        from PIL.Image import Resampling
+
+        try:
+            picture = open_picture(self)
+        except IntegrityError:
+            return None
+        picture.thumbnail((side, side), Resampling.BOX)
+        media_type, data = min(_encode(picture), key=lambda encoded: len(encoded[1]))
+        width, height = picture.size
+        return Preview(self._size, width, height, picture.tobytes(), media_type, data)
+
+    @property
+    def _size(self) -> str:
+        return f"image, {self.width:,} x {self.height:,} pixels, {self.sha256[:8]}"
 
 
 @dataclass
@@ -77,7 +104,7 @@ class ImageReader:
         if not isinstance(value, str) or not value.strip():
             raise RowError("image is not a path", json_type(value))
         if value.startswith("data:"):
-            return self._from_bytes(_decode_uri(value))
+            return self._from_bytes(_decode_uri(value, self.max_bytes)[1])
         if value.lower().startswith(_URL):
             hint = "download the images first, and name their files"
             raise RowError("image is a URL, which is never opened", value, hint=hint)
@@ -109,21 +136,43 @@ class ImageReader:
 
     def _check(self, data: bytes, path: Path | None) -> Image:
         """Decode an image once, and return it; bytes without a file are stored in the cache."""
-        if not data:
-            raise RowError("image is empty")
-        if len(data) > self.max_bytes:
-            hint = "raise data.max_bytes if you expect images of this size"
-            raise RowError(f"image has more than {self.max_bytes:,} bytes", hint=hint)
+        _check_size(data, self.max_bytes)
         sha256 = hashlib.sha256(data).hexdigest()
         if sha256 not in self.known:
-            width, height = _measure(data, self.max_pixels)
+            width, height, _ = _measure(data, self.max_pixels)
             stored = path or _store(data, sha256)
             self.known[sha256] = Image(str(stored), sha256, width, height)
         return self.known[sha256]
 
 
-def _measure(data: bytes, max_pixels: int) -> tuple[int, int]:
-    """Decode an image and return its size; its header is checked before any pixel is decoded."""
+def decode_image(uri: str, max_pixels: int, max_bytes: int) -> Image:
+    """Return the image of a data URI, which stays in memory.
+
+    Raises:
+        RowError: the image cannot be used, or has another format than the URI states.
+    """
+    media_type, data = _decode_uri(uri, max_bytes)
+    _check_size(data, max_bytes)
+    width, height, found = _measure(data, max_pixels)
+    if found != _ALIASES.get(media_type, media_type):
+        what = "image has another format than its data URI states"
+        raise RowError(what, f"{found}, not {media_type:.40}")
+    return Image("", hashlib.sha256(data).hexdigest(), width, height, data)
+
+
+def _check_size(data: bytes, max_bytes: int) -> None:
+    if not data:
+        raise RowError("image is empty")
+    if len(data) > max_bytes:
+        hint = "raise data.max_bytes if you expect images of this size"
+        raise RowError(f"image has more than {max_bytes:,} bytes", hint=hint)
+
+
+def _measure(data: bytes, max_pixels: int) -> tuple[int, int, str]:
+    """Decode an image, and return its width, its height and its media type.
+
+    The header is checked before any pixel is decoded.
+    """
     import PIL.Image
 
     try:
@@ -132,8 +181,7 @@ def _measure(data: bytes, max_pixels: int) -> tuple[int, int]:
             picture = PIL.Image.open(BytesIO(data), formats=FORMATS)
         width, height = picture.size
         if width * height > max_pixels:
-            hint = "shrink the image, or raise data.max_pixels"
-            raise RowError("image has too many pixels", f"{width:,} x {height:,}", hint=hint)
+            raise RowError(_TOO_MANY, f"{width:,} x {height:,}", hint=_SHRINK)
         if getattr(picture, "n_frames", 1) > 1:
             raise RowError("image has several frames", hint="save one frame as its own image")
         rotated = picture.getexif().get(_ORIENTATION) in _TRANSPOSED
@@ -145,11 +193,12 @@ def _measure(data: bytes, max_pixels: int) -> tuple[int, int]:
         hint = f"save it as one of {', '.join(FORMATS)}"
         raise RowError("image format is not known", hint=hint) from error
     except PIL.Image.DecompressionBombError as error:
-        raise RowError("image has too many pixels", str(error)) from error
+        raise RowError(_TOO_MANY, hint=_SHRINK) from error  # it has no sizes
     # All exceptions, because decoders raise any kind for damaged files.
     except Exception as error:
         raise RowError("image is damaged", str(error)) from error
-    return (height, width) if rotated else (width, height)
+    width, height = (height, width) if rotated else (width, height)
+    return width, height, PIL.Image.MIME[str(picture.format)]
 
 
 def _refuse_lossy(picture: Picture) -> None:
@@ -180,6 +229,12 @@ def replace_images(
     )
 
 
+def find_images(prompt: Prompt) -> Iterator[Image]:
+    """Yield the images of a prompt, in order."""
+    for message in () if isinstance(prompt, str) else prompt:
+        yield from (part for part in message.media if isinstance(part, Image))
+
+
 def open_picture(image: Image) -> Picture:
     """Decode a checked image as RGB, upright.
 
@@ -189,6 +244,20 @@ def open_picture(image: Image) -> Picture:
     import PIL.Image
     from PIL import ImageOps
 
+    data = _read_checked(image) if image.data is None else image.data
+    with PIL.Image.open(BytesIO(data), formats=FORMATS) as picture:
+        return ImageOps.exif_transpose(picture).convert("RGB")
+
+
+def _encode(picture: Picture) -> Iterator[tuple[str, bytes]]:
+    """Yield a picture as files of the types that browsers show."""
+    for name, options in (("JPEG", {"quality": 75}), ("PNG", {"optimize": True})):
+        stream = BytesIO()
+        picture.save(stream, name, **options)
+        yield f"image/{name.lower()}", stream.getvalue()
+
+
+def _read_checked(image: Image) -> bytes:
     try:
         data = Path(image.path).read_bytes()
     except OSError as error:
@@ -200,17 +269,18 @@ def open_picture(image: Image) -> Picture:
             f"{image.path}: the image has changed since the data was loaded",
             hint="restore the file, or start a new run",
         )
-    with PIL.Image.open(BytesIO(data), formats=FORMATS) as picture:
-        return ImageOps.exif_transpose(picture).convert("RGB")
+    return data
 
 
-def _decode_uri(uri: str) -> bytes:
-    """Return the bytes of a data URI, as in OpenAI's chat API."""
+def _decode_uri(uri: str, max_bytes: int) -> tuple[str, bytes]:
+    """Return the media type and the bytes of a data URI, as in OpenAI's chat API."""
     header, comma, text = uri.partition(",")
-    if not comma or not header.endswith(";base64"):
+    media_type, *parameters = header.removeprefix("data:").lower().split(";")
+    if not comma or not header.startswith("data:") or parameters[-1:] != ["base64"]:
         raise RowError("image is not a base64 data URI", header[:40])
     try:
-        return base64.b64decode(text, validate=True)
+        # One more byte than allowed is enough to refuse an image.
+        return media_type, base64.b64decode(text[: 4 * (max_bytes // 3 + 2)], validate=True)
     except (binascii.Error, ValueError) as error:
         raise RowError("image is not valid base64", str(error)) from error
 

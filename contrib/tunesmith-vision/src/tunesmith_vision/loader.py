@@ -28,7 +28,7 @@ from tunesmith_data import (
     require_library,
     to_json_fields,
 )
-from tunesmith_vision.images import Image, ImageReader
+from tunesmith_vision.images import Image, ImageReader, decode_image
 from tunesmith_vision.rows import mark_images, restore_images
 
 __all__ = ["IMAGES", "ImageLoader", "ImageOptions"]
@@ -183,16 +183,21 @@ def _read_parquet(file: DataFile, options: ImageOptions) -> Iterator[Row]:
         raise DataError(name, f"cannot be read: {error!s:.200}", hint=hint) from error
 
 
-def read_media(options: ImageOptions, file: Path) -> Image:
-    """Return the image in a file, with the limits of the options.
+def read_media(options: ImageOptions, source: Path | str) -> Image:
+    """Return the image in a file or a data URI, with the limits of the options.
 
     Raises:
         DataError: the image cannot be used.
     """
+    limits = options.max_pixels, options.max_bytes
+    where = "an image" if isinstance(source, str) else str(source)
     try:
-        return ImageReader(file.parent, options.max_pixels, options.max_bytes).read(file.name)
+        if isinstance(source, str):
+            return decode_image(source, *limits)
+        return ImageReader(source.parent, *limits).read(source.name)
     except RowError as error:
-        raise DataError(str(file), error.cause, hint=error.hint or None) from error
+        what = f"{error.cause} ({error.detail})" if error.detail else error.cause
+        raise DataError(where, what, hint=error.hint or None) from error
 
 
 IMAGES = DataLoaderOffer(

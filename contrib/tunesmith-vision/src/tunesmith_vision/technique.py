@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tunesmith.additions import Addition
-from tunesmith.contracts import Artifact, Generation, Job, Progress, TextModel, TokenScores
+from tunesmith.contracts import Artifact, Job, TextModel
 from tunesmith.errors import IntegrityError, UsageError
 from tunesmith.phases import run_phase
-from tunesmith.records import Answer, Prompt, Record
+from tunesmith.records import Record
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.generation.text_model import TorchTextModel
 from tunesmith_torch.models.adapters import AdaptedModel
@@ -37,14 +37,14 @@ from tunesmith_vision.features import (
     FeatureTable,
     ImageEmbedding,
     ImageEncoder,
-    as_prompt,
+    ImageTemplate,
     as_record,
 )
 from tunesmith_vision.options import VisionOptions
 from tunesmith_vision.towers import LiteTower, Tower
 from tunesmith_vision.vlm import ModelTower
 
-__all__ = ["ImageTextModel", "Vision", "VisionTask", "open_table"]
+__all__ = ["Vision", "VisionTask", "open_table"]
 
 PROJECTOR_FILE, VISION_FILE = "projector.safetensors", "vision.json"
 TRAINED_TOWER_FILE = "tower.safetensors"
@@ -105,8 +105,8 @@ class Vision:
         parts = [[as_record(r, table) for r in part] for part in (job.train, job.validation)]
         options: VisionOptions = job.config
         if not options.train_tower:
-            with run_phase(job.emit, "encoding images", len(table.images), "images") as progress:
-                for number in range(len(table.images)):
+            with run_phase(job.emit, "encoding images", table.count, "images") as progress:
+                for number in range(table.count):
                     table.features(number)
                     progress(number + 1)
         job = replace(job, train=parts[0], validation=parts[1])
@@ -143,8 +143,8 @@ class Vision:
             if self.options.language == "lora":
                 adapted = attach_adapter(base, artifact, fused_kernels=self.options.fused_kernels)
         add_images(adapted, table, projector.eval())
-        template = ImageEncoder.add_to(Template.from_options(base.tokenizer, self.options), table)
-        return ImageTextModel(TorchTextModel(adapted, template, torch_device), table)
+        template = ImageTemplate.of(Template.from_options(base.tokenizer, self.options), table)
+        return TorchTextModel(adapted, template, torch_device)
 
 
 class VisionTask(SupervisedTask):
@@ -175,7 +175,7 @@ class VisionTask(SupervisedTask):
         details = {
             "tower": self.table.tower.name,
             "tower_weights": "trained" if options.train_tower else "kept",
-            "images": len(self.table.images),
+            "images": self.table.count,
             "image_tokens": self.table.rows,
             "projector": "trained" if options.train_projector else "kept",
         }
@@ -273,69 +273,3 @@ def _read_finite(file: Path) -> dict[str, Tensor]:
     if wrong := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
         raise ValueError(f"{wrong[0]} has values that are not finite")
     return tensors
-
-
-@dataclass(frozen=True)
-class ImageTextModel:
-    """A text model whose prompts may have images."""
-
-    model: TorchTextModel
-    table: FeatureTable
-
-    def generate(
-        self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
-    ) -> list[Generation]:
-        """Generate a greedy completion for each prompt."""
-        return self.model.generate(self._signed(prompts), max_new_tokens, progress=progress)
-
-    def sample(
-        self,
-        prompts: Sequence[Prompt],
-        max_new_tokens: int,
-        *,
-        seed: int,
-        temperature: float = 1.0,
-        progress: Progress | None = None,
-    ) -> list[Generation]:
-        """Sample a completion for each prompt."""
-        return self.model.sample(
-            self._signed(prompts),
-            max_new_tokens,
-            seed=seed,
-            temperature=temperature,
-            progress=progress,
-        )
-
-    def stream(
-        self, prompt: Prompt, max_new_tokens: int, *, seed: int = 0, temperature: float = 0.0
-    ) -> Iterator[Generation]:
-        """Yield the answer to one prompt as it grows."""
-        signed = as_prompt(prompt, self.table)
-        return self.model.stream(signed, max_new_tokens, seed=seed, temperature=temperature)
-
-    def score(
-        self,
-        prompts: Sequence[Prompt],
-        completions: Sequence[Answer],
-        *,
-        progress: Progress | None = None,
-    ) -> list[TokenScores]:
-        """Return the log-probabilities of each completion given its prompt."""
-        return self.model.score(self._signed(prompts), completions, progress=progress)
-
-    def score_generations(
-        self,
-        prompts: Sequence[Prompt],
-        generations: Sequence[Generation],
-        *,
-        progress: Progress | None = None,
-    ) -> list[TokenScores]:
-        """Return the log-probabilities of the token ids of generated answers."""
-        return self.model.score_generations(self._signed(prompts), generations, progress=progress)
-
-    def count_tokens(self, prompt: Prompt) -> int:
-        """Return the number of tokens in a prompt, with those of its images."""
-        return self.model.count_tokens(as_prompt(prompt, self.table))
-
-    def _signed(self, prompts: Sequence[Prompt]) -> list[Prompt]:
-        return [as_prompt(prompt, self.table) for prompt in prompts]

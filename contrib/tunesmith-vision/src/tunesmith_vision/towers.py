@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, UntypedStorage, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional
 
 from tunesmith.errors import EnvironmentProblem
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FEATURE", "LiteTower", "Tower", "blank_picture"]
 
+MEASURED_SIDE = 448
+"""Longer side, in pixels, of the image whose activations are measured for ``tunesmith plan``."""
 FEATURE = -1
 """Stands for a feature in a layout, where other numbers are token ids."""
 
@@ -83,6 +87,39 @@ class Tower(ABC):
     @abstractmethod
     def compute(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return the features of one image, [tokens, width], in fp32."""
+
+    @abstractmethod
+    def build_small(self, layers: int) -> tuple[Callable[[dict[str, Tensor]], Tensor], int]:
+        """Return :meth:`compute` with random weights and few layers, and the number it omits."""
+
+    def count_activation_bytes(self, image: Image) -> int:
+        """Return the bytes that a backward pass through the tower needs, for an image of this size.
+
+        They are counted with random weights, and without the pixels of the image. All layers of a
+        tower keep the same, so towers of two and of three layers are enough. A large image is
+        measured in a smaller size, because activations grow with its tokens.
+        """
+        shrink = min(1.0, MEASURED_SIDE / max(image.width, image.height))
+        size = [max(1, round(shrink * side)) for side in (image.width, image.height)]
+        inputs = self.prepare(blank_picture(*size))
+        (few, omitted), (more, _) = (self._measure(layers, inputs) for layers in (2, 3))
+        tokens = len(self.layout(replace(image, width=size[0], height=size[1])))
+        return round((few + omitted * (more - few)) * len(self.layout(image)) / tokens)
+
+    def _measure(self, layers: int, inputs: dict[str, Tensor]) -> tuple[int, int]:
+        """Return the bytes of a small tower's activations, and the number of layers it omits."""
+        saved: dict[int, UntypedStorage] = {}
+
+        def save(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if not isinstance(tensor, nn.Parameter):
+                saved[storage.data_ptr()] = storage  # views of one tensor share its memory
+            return tensor
+
+        compute, omitted = self.build_small(layers)
+        with saved_tensors_hooks(save, lambda tensor: tensor):
+            compute(inputs)
+        return sum(storage.nbytes() for storage in saved.values()), omitted
 
     @torch.no_grad()
     def encode(self, picture: Picture) -> Tensor:
@@ -193,8 +230,12 @@ class LiteTower(Tower):
 
     def compute(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return the features of one image, [25, 1280]."""
-        found_1FHW: Tensor = self.module.extract_features(inputs["pixels_1CHW"])
-        return found_1FHW[0].flatten(1).T.contiguous()
+        return _extract(self.module, inputs)
+
+    def build_small(self, layers: int) -> tuple[Callable[[dict[str, Tensor]], Tensor], int]:
+        """Return :meth:`compute` with random weights; the network is small enough as it is."""
+        with torch.random.fork_rng(devices=[]):
+            return partial(_extract, self._build().eval()), 0
 
     def build_projector(self, text_width: int, scale: float, seed: int) -> nn.Module:
         """Return two layers, whose outputs have about the size of text embeddings."""
@@ -210,3 +251,8 @@ class LiteTower(Tower):
 
     def prepare_language_model(self, model: Any, table: Any) -> None:
         """Leave the language model as it is: it reads features like any other embeddings."""
+
+
+def _extract(net: Any, inputs: dict[str, Tensor]) -> Tensor:
+    found_1FHW: Tensor = net.extract_features(inputs["pixels_1CHW"])
+    return found_1FHW[0].flatten(1).T.contiguous()

@@ -18,8 +18,8 @@ import copy
 import hashlib
 import math
 import shutil
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -294,6 +294,13 @@ class ModelTower(Tower):
         """Return the features of one image before the projector, in fp32."""
         return _compute_features(self.model, inputs)
 
+    def build_small(self, layers: int) -> tuple[Callable[[dict[str, Tensor]], Tensor], int]:
+        """Return :meth:`compute` with random weights and few layers, and the number it omits."""
+        model, _ = _build_tower(self.folder, self.family, layers)
+        return partial(_compute_features, model.eval()), _omit_layers(
+            copy.deepcopy(self.config), layers
+        )
+
     def build_projector(self, text_width: int, scale: float, seed: int) -> nn.Module:
         """Return the model's own projector, trained before."""
         self.model  # noqa: B018 - reads the weights
@@ -305,12 +312,32 @@ def _compute_features(model: Any, inputs: dict[str, Tensor]) -> Tensor:
     return torch.cat([each.reshape(-1, each.shape[-1]) for each in found]).float().contiguous()
 
 
-def _build_tower(vision: Path, family: Family) -> tuple[Any, DividedProjector]:
+def _omit_layers(config: Any, layers: int) -> int:
+    """Reduce the layers of a tower in a config, in place, and return how many are omitted.
+
+    Nothing is omitted if features come from certain layers, which a smaller tower would not have.
+    """
+    chosen = getattr(config, "vision_feature_layer", -1)
+    vision = config.vision_config
+    name = "depth" if hasattr(vision, "depth") else "num_hidden_layers"
+    if not isinstance(chosen, int) or not -layers <= chosen < 0:
+        return 0
+    omitted = max(0, int(getattr(vision, name)) - layers)
+    setattr(vision, name, getattr(vision, name) - omitted)
+    return omitted
+
+
+def _build_tower(
+    vision: Path, family: Family, layers: int | None = None
+) -> tuple[Any, DividedProjector]:
     """Return a model with random weights and almost no language model, in fp32.
 
     Its projector only arranges features; the trained part of the projector is returned beside it.
+    With ``layers``, the tower has at most so many.
     """
     config = AutoConfig.from_pretrained(vision, **LOCAL)
+    if layers is not None:
+        _omit_layers(config, layers)
     text = config.text_config
     text.num_hidden_layers, text.vocab_size, text.intermediate_size = 1, 8, 8
     if getattr(text, "layer_types", None):

@@ -126,4 +126,4 @@ def _prompt(messages: Sequence[Message]) -> list[tuple[str, str, bool]]:
 def _shown(message: Message) -> str:
     """Return the reasoning, text and tool calls of a message, each starting on a new line."""
     calls = (f"{call.name}({call.arguments})" for call in message.tool_calls)
-    return "\n".join(filter(None, [message.reasoning, message.text, *calls]))
+    return "\n".join(filter(None, [message.reasoning, message.readable_text, *calls]))

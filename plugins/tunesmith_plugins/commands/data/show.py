@@ -6,14 +6,14 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, zip_longest
 from typing import Any
 
 import click
 
 from tunesmith.errors import DataError
 from tunesmith.records import Record
-from tunesmith.terminal import supports_color
+from tunesmith.terminal import supports_color, supports_pictures
 from tunesmith.text import one_line, redact, redact_all, safe_text
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options
@@ -24,6 +24,9 @@ from tunesmith_plugins.commands.data.tokens import (
     create_tokenize,
     describe_thinking_modes,
 )
+
+PICTURE_SIDE = 32
+"""Longer side of a picture, in characters."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,7 @@ def _to_text(row: ShownRow) -> str:
         lines = [
             _format(f"{label:<10}", t, trained) for label, t, trained in text_parts(row.record)
         ]
+        lines += _draw_media(row.record)
         return "\n".join([_style(title, "strong"), *lines, ""])
     trained = sum(example.trained_tokens for example in row.tokenized)
     lines = [_style(f"{title} ({trained:,} trained on)", "strong")]
@@ -156,6 +160,29 @@ def _to_text(row: ShownRow) -> str:
     if row.problem:
         lines.append(_style(f"skipped: {row.problem}", "bad"))
     return "\n".join([*lines, ""])
+
+
+def _draw_media(record: Record) -> Iterator[str]:
+    """Yield the lines of a row's pictures, if the terminal can show them.
+
+    A character shows two pixels: the upper half block has the color of the upper one.
+    """
+    if not supports_pictures(sys.stdout):
+        return
+    for part in (part for message in getattr(record, "messages", ()) for part in message.media):
+        if (picture := part.preview(PICTURE_SIDE)) is None:
+            continue
+        size = 3 * picture.width
+        lines = [picture.pixels[at : at + size] for at in range(0, len(picture.pixels), size)]
+        for upper, lower in zip_longest(lines[::2], lines[1::2], fillvalue=b""):
+            yield "".join(
+                click.style(
+                    "▀",
+                    fg=tuple(upper[at : at + 3]),
+                    bg=tuple(lower[at : at + 3]) or None,
+                )
+                for at in range(0, size, 3)
+            )
 
 
 def _format(label: str, text: str, trained: bool) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from tunesmith.text import format_count, one_line, redact_all
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options
 from tunesmith_evidence.number_text import format_number, format_rows
+from tunesmith_evidence.report.previews import PreviewImage, read_previews, replace_parts
 from tunesmith_evidence.slices.candidates import MIN_ROWS
 from tunesmith_evidence.slices.discover import WeakSlice
 from tunesmith_evidence.slices.rows import ScoredRow
@@ -83,7 +84,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     if as_json:
         render.print_json(to_json(folder, failures))
         return
-    show(failures, items)
+    show(failures, items, read_previews(folder))
 
 
 def write_rows(failures: Failures, path: Path, for_next: bool) -> int:
@@ -130,8 +131,13 @@ def to_json(folder: Path, failures: Failures) -> JSON:
     }
 
 
-def show(failures: Failures, items: int) -> None:
-    """Print the weak slices, the worst rows, the regressed rows and the near-misses as text."""
+def show(
+    failures: Failures, items: int, previews: Mapping[str, PreviewImage] | None = None
+) -> None:
+    """Print the weak slices, the worst rows, the regressed rows and the near-misses as text.
+
+    ``previews`` are the pictures of the rows; their descriptions stand in place of the images.
+    """
     measured, rows = failures.measured, len(failures.rows)
     better = "higher" if measured.higher_is_better else "lower"
     render.print_text(
@@ -155,7 +161,8 @@ def show(failures: Failures, items: int) -> None:
         count = format_count(len(found), "row") if is_known else "not measured with this metric"
         render.print_text(f"{title}: {count}", style="strong")
         for row, note in found[:items]:
-            show_row(row, label, note)
+            question, _ = replace_parts(row.question, previews or {})
+            show_row(row, question, label, note)
 
 
 def show_slices(slices: Sequence[WeakSlice], rows: int) -> None:
@@ -185,11 +192,11 @@ def show_slices(slices: Sequence[WeakSlice], rows: int) -> None:
         )
 
 
-def show_row(row: ScoredRow, label: str, note: str) -> None:
+def show_row(row: ScoredRow, question: str, label: str, note: str) -> None:
     """Print a row with its prompt, its expected and actual answers, and optionally a note."""
     render.print_text(f"  {one_line(row.source)}")
-    if row.question:
-        render.print_text(f"    prompt:   {one_line(row.question, 300)}")
+    if question:
+        render.print_text(f"    prompt:   {one_line(question, 300)}")
     render.print_text(f"    expected: {one_line(row.expected, 300)}")
     render.print_text(f"    answer:   {one_line(row.output, 300)}")
     if label or note:

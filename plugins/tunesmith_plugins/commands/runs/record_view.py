@@ -124,7 +124,7 @@ def _parts(message: Message) -> Iterator[RecordPart]:
             weight = message.weight * part.weight
             yield RecordPart(_weighted(message.role, weight), part.text, trained and weight > 0)
     elif message.shown_text or not message.tool_calls:
-        yield RecordPart(_weighted(message.role, message.weight), message.shown_text, trained)
+        yield RecordPart(_weighted(message.role, message.weight), message.readable_text, trained)
     for call in message.tool_calls:
         yield RecordPart("call", f"{call.name} {call.arguments}", trained)
 

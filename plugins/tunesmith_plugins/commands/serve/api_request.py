@@ -6,16 +6,17 @@ known but unsupported parameters if they have their neutral value.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from tunesmith.records import Prompt
+from tunesmith.records import Message, Part, Prompt
 from tunesmith_data import RowError, parse_messages
 from tunesmith_data.tools import parse_tools, tool_name
 from tunesmith_plugins.commands.serve.api_error import ApiError
+from tunesmith_plugins.commands.serve.images import has_images, parse_parts
 
 NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "frequency_penalty": (0,),
@@ -91,7 +92,7 @@ class ApiMessage(ApiModel):
     """A turn of a conversation, as a client sends it."""
 
     role: ROLES
-    content: str | list[dict[str, str]] | None = None
+    content: str | list[dict[str, Any]] | None = None
     name: str | None = None
     tool_calls: list[dict[str, Any]] | None = None
     tool_call_id: str | None = None
@@ -144,15 +145,38 @@ class ChatRequest(GenerationRequest):
 
     @property
     def prompts(self) -> list[Prompt | tuple[int, ...]]:
-        """The conversation, as the only prompt."""
+        """The conversation, as the only prompt; its images are not decoded yet."""
         try:
             turns = [message.model_dump(exclude_none=True) for message in self.messages]
             for turn in turns:  # next to tool calls, null content means empty text
                 turn.setdefault("content", "" if turn.get("tool_calls") else None)
-            first, *others = parse_messages(turns, "messages", split_inline=False)
+            first, *others = _parse_turns(turns)
         except RowError as error:
             raise ApiError(400, str(error), param="messages") from None
         return [(replace(first, tools=self.definitions), *others)]
+
+
+def _parse_turns(turns: list[dict[str, Any]]) -> Iterator[Message]:
+    """Yield the messages of a conversation.
+
+    Raises:
+        ApiError: an image stands in another message than the user's, or cannot be used.
+        RowError: a message cannot be used.
+    """
+    users: list[tuple[Part, ...] | None] = []
+    for turn in turns:
+        parts = None
+        if has_images(turn["content"]):
+            if turn["role"] != "user":
+                what = "messages: only messages of the user can have images"
+                raise ApiError(400, what, param="messages")
+            parts, turn["content"] = tuple(parse_parts(turn["content"])), ""
+        if turn["role"] == "user":
+            users.append(parts)
+    left = iter(users)
+    for message in parse_messages(turns, "messages", split_inline=False):
+        parts = next(left) if message.role == "user" else None
+        yield message if parts is None else replace(message, content=parts)
 
 
 class CompletionRequest(GenerationRequest):

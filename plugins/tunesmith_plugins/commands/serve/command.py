@@ -115,6 +115,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     from tunesmith_plugins.commands.serve.app import build_app
     from tunesmith_plugins.commands.serve.extensions import open_extensions
     from tunesmith_plugins.commands.serve.guard import is_loopback
+    from tunesmith_plugins.commands.serve.images import make_image_reader
     from tunesmith_plugins.commands.serve.model_thread import ModelThread
     from tunesmith_plugins.commands.serve.run_models import (
         find_served_policies,
@@ -130,7 +131,8 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     token = read_token(token_env, needs_token=not is_loopback(host))
     bound = listen(host, port)  # Bind first, to fail before the models are loaded.
     engines = open_engines(folder, plan, names, slots=slots, extensions=used)
-    service = Service(ModelThread(engines), limits, used, find_served_policies(folder))
+    policies, read_image = find_served_policies(folder), make_image_reader(plan)
+    service = Service(ModelThread(engines), limits, used, policies, read_image)
     hosts = {name.lower() for name in ("localhost", host, *allowed_hosts)}
     app = build_app(service, names=hosts, token=token)
     address = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"

@@ -14,6 +14,8 @@ class Limits:
     new_tokens: int = 1_024
     choices: int = 8
     """Maximum answers per request (``n``)."""
+    images: int = 16
+    """Maximum images per conversation."""
     slots: int = 16
     """Number of answers to generate at the same time, per model."""
     queue: int = 64

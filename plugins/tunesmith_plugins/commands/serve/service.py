@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from tunesmith.records import Prompt
 from tunesmith_cli.serving import ServedAnswer, ServedRequest
 from tunesmith_evidence.review.policy import ReviewPolicy
 from tunesmith_plugins.commands.serve.api_error import ApiError
@@ -23,6 +24,7 @@ from tunesmith_plugins.commands.serve.api_request import (
 )
 from tunesmith_plugins.commands.serve.engine import BatchedEngine, Engine, make_engine
 from tunesmith_plugins.commands.serve.extensions import Extension
+from tunesmith_plugins.commands.serve.images import ReadImage, decode_images
 from tunesmith_plugins.commands.serve.job import Channel, ChoiceInput, Job, Piece
 from tunesmith_plugins.commands.serve.limits import Limits
 from tunesmith_plugins.commands.serve.metrics import Metrics
@@ -83,7 +85,10 @@ class Service:
         limits: Limits,
         extensions: Sequence[Extension] = (),
         policies: Mapping[str, ReviewPolicy] | None = None,
+        read_image: ReadImage | None = None,
     ) -> None:
+        """``read_image`` decodes the images in messages; None: the models read only text."""
+        self._read_image = read_image
         self.thread, self.limits, self.extensions = thread, limits, extensions
         self.policies = policies or {}
         self.created = int(time.time())
@@ -163,11 +168,10 @@ class Service:
         deadline = asyncio.get_running_loop().time() + self.limits.seconds
         channel, created = Channel(), time.monotonic()
         with self._reserve(request), self.metrics.open_requests.track_inprogress():
-            scores = any(extension.needs_logprobs for extension in self.extensions)
             is_chat = isinstance(request, ChatRequest)
             policy = self.policies.get(request.model) if is_chat else None
             choices = await self._run(
-                deadline, make_choices, engine, request, self.limits, scores, policy is not None
+                deadline, self._make_choices, engine, request, policy is not None
             )
             jobs = [Job(choice, channel, created) for choice in choices]
             prompts = {choice.index // request.n: len(choice.ids) for choice in choices}
@@ -229,6 +233,15 @@ class Service:
         finally:
             self._reserved[model] -= count
 
+    def _make_choices(
+        self, engine: Engine, request: GenerationRequest, reviewed: bool
+    ) -> list[ChoiceInput]:
+        """Decode the images of a request, and return the input of each answer, in a worker."""
+        read, most = self._read_image, self.limits.images
+        prompts = [decode_images(prompt, read, most) for prompt in request.prompts]
+        scores = any(extension.needs_logprobs for extension in self.extensions)
+        return make_choices(engine, request, prompts, self.limits, scores, reviewed)
+
     async def _run(self, deadline: float, function: Callable[..., T], *arguments: Any) -> T:
         loop = asyncio.get_running_loop()
         try:
@@ -258,7 +271,12 @@ class Service:
 
 
 def make_choices(
-    engine: Engine, request: GenerationRequest, limits: Limits, scores: bool, reviewed: bool
+    engine: Engine,
+    request: GenerationRequest,
+    prompts: Sequence[Prompt | tuple[int, ...]],
+    limits: Limits,
+    scores: bool,
+    reviewed: bool,
 ) -> list[ChoiceInput]:
     """Encode the prompts of a request, and return the input of each answer.
 
@@ -275,7 +293,7 @@ def make_choices(
     temperature = request.temperature if request.temperature >= GREEDY_BELOW else 0.0
     choices: list[ChoiceInput] = []
     unasked = 0 if scores and isinstance(engine, BatchedEngine) else None
-    for prompt in request.prompts:
+    for prompt in prompts:
         ids = engine.encode(prompt, wanted or 0)
         max_tokens = _find_room(engine, len(ids), wanted, limits)
         for stream in range(request.n):

@@ -40,12 +40,15 @@ from tunesmith_evidence.report.facts import (
 )
 from tunesmith_evidence.report.first_batch import FirstBatch, read_first_batches
 from tunesmith_evidence.report.html import MAX_CELL_CHARACTERS, build_environment
+from tunesmith_evidence.report.previews import PreviewImage
 from tunesmith_evidence.report.similar_rows import SimilarRows, join_similar_rows
 from tunesmith_evidence.report.view import MetricView, ReportView
 
 PACKAGE = "tunesmith_plugins.reporters.html"
 MAX_ANSWER_CHARACTERS = 200_000
 """Limit in bytes for all prompts, answers and their markup, so the page stays under 500 KB."""
+MAX_IMAGE_CHARACTERS = 400_000
+"""Limit in bytes for all pictures of prompts, so a page with pictures stays under 1 MB."""
 MAX_SAMPLES = 12
 """Maximum number of completions sampled during training to show; the latest are shown."""
 LOSS_POINTS, CURVE_POINTS = 500, 160
@@ -93,6 +96,7 @@ def render_page(view: ReportView, max_answers: int) -> str:
     answers = view.intact_answers
     rows = join_similar_rows(answers.rows) if answers else []
     shown = list(_limit_rows(rows[:max_answers]))
+    images = list(_limit_images(shown))
     courses = build_stage_curves(view.report)
     environment = build_environment(PACKAGE)
     environment.globals.update(
@@ -118,6 +122,8 @@ def render_page(view: ReportView, max_answers: int) -> str:
         answers=answers,
         models=answers.models if answers else (),
         shown_rows=shown,
+        shown_images=images,
+        hidden_images=sum(len(found.row.images) for found in shown) - sum(map(len, images)),
         shown=sum(1 + len(found.others) for found in shown),
         weakest=find_weakest_field(view.field_scores, TUNED),
         findings=list_findings(view),
@@ -138,6 +144,15 @@ def _limit_rows(rows: Sequence[SimilarRows]) -> Iterator[SimilarRows]:
         if room < 0:
             return
         yield found
+
+
+def _limit_images(rows: Sequence[SimilarRows]) -> Iterator[list[PreviewImage]]:
+    """Yield the pictures of each row, none after they fill the page's limit."""
+    room = MAX_IMAGE_CHARACTERS
+    for found in rows:
+        images = [image for image in found.row.images if image.url]
+        room -= sum(len(image.url) for image in images)
+        yield images if room >= 0 else []
 
 
 def _plan_text(report: Report) -> str:
