@@ -51,10 +51,10 @@ PEFT = TechniqueOffer(
     estimate=techniques.estimate_supervised,
     memory_savings=memory_savings,
     sample={
-        "method": "adalora",  # a loss term over weights, a hook after each step, saved ratings
-        "options": {"init_r": 6, "target_r": 4, "tinit": 2},
-        "learning_rate": 0.2,
-        "epochs": 12.0,
+        "method": "lora",
+        "options": {"r": 16},
+        "learning_rate": 0.02,
+        "epochs": 8.0,
         "batch_size": 4,
         "precision": "fp32",
     },
