@@ -19,7 +19,7 @@ from tunesmith.plugins import Selection, find_plugins
 
 ROOT = Path(__file__).parents[2]
 CORE, PLUGINS = ROOT / "core", ROOT / "plugins"
-MOST_LINES_OF_CORE = 12_750
+MOST_LINES_OF_CORE = 12_850
 CONTRIB = tuple(sorted(ROOT.glob("contrib/*/src")))
 
 FORBIDDEN = {
