@@ -59,7 +59,9 @@ class Preview:
     description: str
     """Text for readers who do not see the picture, without the path of a file."""
     width: int
+    """Width in pixels."""
     height: int
+    """Height in pixels."""
     pixels: bytes
     """Red, green and blue of each pixel, row by row."""
     media_type: str

@@ -26,7 +26,9 @@ class PreviewImage:
     url: str
     """The picture as a ``data:`` URL; empty if the part has none."""
     width: int
+    """Width in pixels."""
     height: int
+    """Height in pixels."""
 
 
 def read_previews(folder: Path) -> Mapping[str, PreviewImage]:

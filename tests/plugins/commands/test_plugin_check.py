@@ -106,7 +106,7 @@ def test_a_check_without_its_sample_is_not_run_and_says_what_to_add() -> None:
     done = CliRunner().invoke(app, ["plugins", "check", "sql"])
     assert done.exit_code == 0
     assert re.search(r"not run +same_order_twice .*`--set sql.train=VALUE`", done.stdout)
-    assert re.search(r"\d+ passed, 2 skipped, \d+ not run, 0 failed", done.stderr)
+    assert re.search(r"\d+ passed, 3 skipped, \d+ not run, 0 failed", done.stderr)
 
 
 SPECIAL = """
