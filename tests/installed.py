@@ -373,12 +373,12 @@ def pick_versions(
 
 
 class Installed:
-    """Environments in which the distributions are tried, and the results of each."""
+    """Environments in which the distributions are tried; each result is recorded at once."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, write: bool) -> None:
         self.folder = folder
         self.whole = Environment(folder / "whole")
-        self.results: dict[str, dict[str, Any]] = {}
+        self._write = write
         self._shared: dict[str, str] = {}
 
     def try_whole(self, wheel: Path) -> str:
@@ -419,7 +419,7 @@ class Installed:
             kit = check_plugins(environment, plugins, readme)
         found = list_versions(environment, place)
         used = readme.run_commands(environment)
-        self.results[name] = {
+        about = {
             "version": found[name],
             "date": date.today().isoformat(),
             "python": ".".join(map(str, sys.version_info[:2])),
@@ -428,13 +428,15 @@ class Installed:
             "readme": used,
             "not_shown": readme.options.not_shown,
         }
+        if self._write:
+            record(name, about)
         return f"{kit}; {used}"
 
 
-def record(results: Mapping[str, Any]) -> None:
-    """Write the results to ``contrib/tested.json``, beside those of other distributions."""
+def record(name: str, about: Mapping[str, Any]) -> None:
+    """Write the result to ``contrib/tested.json``, beside those of other distributions."""
     known = json.loads(TESTED.read_text(encoding="utf-8")) if TESTED.exists() else {}
-    text = json.dumps(dict(sorted({**known, **results}.items())), indent=2)
+    text = json.dumps(dict(sorted({**known, name: about}.items())), indent=2)
     TESTED.write_text(f"{text}\n", encoding="utf-8")
 
 
@@ -472,10 +474,8 @@ def main() -> int:
     with TemporaryDirectory(prefix="tunesmith-installed-") as temporary:
         folder = Path(temporary)
         build_wheels([ROOT, *chosen], folder / "wheels")
-        installed = Installed(folder)
+        installed = Installed(folder, write=options.write)
         try_all(progress, installed, name_wheels(folder / "wheels"), chosen)
-    if options.write:
-        record(installed.results)
     return progress.print_table()
 
 
