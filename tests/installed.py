@@ -25,6 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from getpass import getuser
 from pathlib import Path
 from shutil import copytree, rmtree, which
@@ -447,10 +448,7 @@ def try_all(
     if not progress.run("install tunesmith", lambda: installed.try_whole(wheels["tunesmith"])):
         return
     for project in projects:
-
-        def work(project: Path = project) -> str:
-            return installed.try_contrib(wheels[project.name], project)
-
+        work = partial(installed.try_contrib, wheels[project.name], project)
         progress.run(f"install {project.name}", work)
 
 

@@ -115,7 +115,7 @@ def main() -> int:
             return progress.print_table()
         progress.run("install with light requirements", lambda: try_light(own, folder / "light"))
         chosen = [path for path in projects if options.only is None or path.name in options.only]
-        try_all(progress, Installed(folder / "installed"), wheels, chosen)
+        try_all(progress, Installed(folder / "installed", write=False), wheels, chosen)
     return progress.print_table()
 
 

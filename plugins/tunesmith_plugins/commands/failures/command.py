@@ -131,9 +131,7 @@ def to_json(folder: Path, failures: Failures) -> JSON:
     }
 
 
-def show(
-    failures: Failures, items: int, previews: Mapping[str, PreviewImage] | None = None
-) -> None:
+def show(failures: Failures, items: int, previews: Mapping[str, PreviewImage]) -> None:
     """Print the weak slices, the worst rows, the regressed rows and the near-misses as text.
 
     ``previews`` are the pictures of the rows; their descriptions stand in place of the images.
@@ -161,7 +159,7 @@ def show(
         count = format_count(len(found), "row") if is_known else "not measured with this metric"
         render.print_text(f"{title}: {count}", style="strong")
         for row, note in found[:items]:
-            question, _ = replace_parts(row.question, previews or {})
+            question, _ = replace_parts(row.question, previews)
             show_row(row, question, label, note)
 
 

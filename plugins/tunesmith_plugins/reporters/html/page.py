@@ -123,6 +123,7 @@ def render_page(view: ReportView, max_answers: int) -> str:
         models=answers.models if answers else (),
         shown_rows=shown,
         shown_images=images,
+        image_limit=MAX_IMAGE_CHARACTERS // 1000,
         hidden_images=sum(len(found.row.images) for found in shown) - sum(map(len, images)),
         shown=sum(1 + len(found.others) for found in shown),
         weakest=find_weakest_field(view.field_scores, TUNED),
