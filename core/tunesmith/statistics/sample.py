@@ -47,9 +47,9 @@ def check_options(confidence: float, resamples: int) -> None:
 
 def check_finite(name: str, numbers: Sequence[float]) -> None:
     """Raise ValueError, with the index, for the first number that is not finite."""
-    for index, number in enumerate(numbers):
-        if not math.isfinite(number):
-            raise ValueError(f"{name}[{index}]: must be a finite number, got {number}")
+    if not all(map(math.isfinite, numbers)):
+        index, number = next(each for each in enumerate(numbers) if not math.isfinite(each[1]))
+        raise ValueError(f"{name}[{index}]: must be a finite number, got {number}")
 
 
 def check_length(name: str, given: int, expected: int) -> None:
