@@ -15,7 +15,7 @@ A run whose training loss has risen counts as underfitted, whatever else is true
     More training should help, for at least one of these reasons:
 
     - The validation loss (or the training loss, if there is none) is still falling in the last
-      part.
+      part. A training loss does not count if it is clearly lower than that of new rows.
     - The training labels cost the model more nats than they would cost a model as good as a
       better classifier (:mod:`tunesmith_evidence.fit.labels`).
     - The test loss is not clearly below the base model's test loss.
@@ -46,7 +46,7 @@ from tunesmith.errors import IntegrityError
 from tunesmith.events import JSON, TUNED, Measured
 from tunesmith.execution.evaluate import read_rows
 from tunesmith.execution.report import Report
-from tunesmith.statistics import Interval
+from tunesmith.statistics import Interval, mean_interval
 from tunesmith.text import format_count
 from tunesmith_evidence.fit.course import LossFall, LossHistory, find_rise, read_loss_history
 from tunesmith_evidence.fit.labels import count_other_answers, find_label_cost
@@ -128,7 +128,7 @@ def diagnose_fit(folder: Path, report: Report) -> FitDiagnosis | None:
         _find_risen(course)
         or _find_memorized(values, rise)
         or (rise.finding if rise is not None else None)
-        or _find_underfitted(folder, report, course, values, gain)
+        or _find_underfitted(folder, report, course, values, gain, rise)
         or _find_fitted(report, course, values)
     )
     return FitDiagnosis(*finding, values) if finding is not None else None
@@ -183,6 +183,8 @@ class _Rise:
     best: int
     last: int
     interval: Interval
+    at_end: Interval
+    """The validation loss after the last step."""
 
     @property
     def finding(self) -> Finding | None:
@@ -210,11 +212,12 @@ def _measure_rise(path: Path, values: dict[str, float]) -> _Rise | None:
         rise = paired_difference(
             best["losses"], last["losses"], best["weights"], groups=last.get("groups")
         )
+        at_end = mean_interval(last["losses"], last["weights"], groups=last.get("groups"))
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise IntegrityError(f"{path}: this file is damaged: {error!s:.80}") from None
     if best["step"] != last["step"]:
         values |= {"validation_rise": rise.value, "validation_rise_low": rise.low}
-    return _Rise(best["step"], last["step"], rise)
+    return _Rise(best["step"], last["step"], rise, at_end)
 
 
 def _find_memorized(values: dict[str, float], rise: _Rise | None) -> Finding | None:
@@ -254,11 +257,12 @@ def _find_underfitted(
     course: LossHistory,
     values: dict[str, float],
     gain: Interval | None,
+    rise: _Rise | None,
 ) -> Finding | None:
     """Return ``underfitted`` with all the reasons for more training, or None without a reason."""
     reasons = [
         *_find_no_gain(gain, values),
-        *_find_falling(report, course, values),
+        *_find_falling(report, course, values, rise),
         *_find_unlearned(folder, report, course, values),
         *_find_unmoved(course, values),
     ]
@@ -324,13 +328,24 @@ def _measure_gain(folder: Path, report: Report, values: dict[str, float]) -> Int
     return None
 
 
-def _find_falling(report: Report, course: LossHistory, values: dict[str, float]) -> Iterator[str]:
-    """Yield a reason if the loss is still falling and memorization does not explain it."""
+def _find_falling(
+    report: Report, course: LossHistory, values: dict[str, float], rise: _Rise | None
+) -> Iterator[str]:
+    """Yield a reason if the loss is still falling and memorization does not explain it.
+
+    The training loss of a model that has learned its training rows better than new rows falls in
+    any case.
+    """
     fall = course.find_fall()
     if fall is None:
         return
     values["fall"] = fall.share
-    by_heart = not fall.is_validation and values.get("auc", 0.0) > GAP_AUC
+    if rise is not None and "auc" not in values:
+        last = statistics.fmean(step.loss for step in course.last_steps)
+        has_gap = rise.at_end.low > last
+    else:
+        has_gap = values.get("auc", 0.0) > GAP_AUC
+    by_heart = has_gap and not fall.is_validation
     if fall.is_clear and not by_heart and not _is_learned(report, course, values):
         yield (
             f"the {_name_of(fall)} still fell by {format_share(fall.share)} in the last third of "

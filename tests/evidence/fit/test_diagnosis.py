@@ -197,6 +197,18 @@ def test_a_training_loss_that_still_falls(tmp_path: Path) -> None:
     assert "still fell by" in diagnosis.sentence
 
 
+@pytest.mark.parametrize(("above", "expected"), [(1.5, "unclear"), (0.0, "underfitted")])
+def test_a_falling_training_loss_far_below_the_validation_loss(
+    tmp_path: Path, above: float, expected: str
+) -> None:
+    """Without losses of training rows: such a loss falls whatever the model learns for new rows."""
+    falling = [3 - 2 * n / 60 + RNG.gauss(0, 0.02) for n in range(60)]
+    write_validation(tmp_path, validation := [value + above for value in LEVEL], validation)
+    found = report(tmp_path, steps=falling)
+    found.training_rows.clear()
+    assert state(tmp_path, found) == expected
+
+
 def test_the_advice_follows_the_pilot_runs(tmp_path: Path) -> None:
     """A higher rate is no advice if pilot runs have tried one, and it was not better."""
     found = report(tmp_path, steps=[3 - 2 * n / 60 + RNG.gauss(0, 0.02) for n in range(60)])
