@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from tunesmith_data.formats import FORMATS, match_format
 
@@ -28,16 +28,19 @@ def guess_columns(columns: Sequence[str]) -> dict[str, str] | None:
         The mapping. It is empty if the columns already match a format, and None if there is no good
         guess.
     """
-    by_name = {column.strip().lower(): column for column in columns}
     match = match_format(frozenset(columns), FORMATS, {})
-    answer = next((by_name[name] for name in ANSWER_NAMES if name in by_name), None)
+    prompt, answer = find_usual_names(columns)
     if match is not None and (match.format.name != "text" or answer is None):
         return {}
-    prompt = next(
-        (by_name[name] for name in PROMPT_NAMES if name in by_name and by_name[name] != answer),
-        None,
-    )
     if len(columns) == 2 and (prompt is None or answer is None):
         prompt = prompt or next(column for column in columns if column != answer)
         answer = answer or next(column for column in columns if column != prompt)
     return None if prompt is None or answer is None else {"prompt": prompt, "completion": answer}
+
+
+def find_usual_names(columns: Iterable[str]) -> tuple[str | None, str | None]:
+    """Return the columns that have a usual name of a prompt and of an answer, in any case."""
+    by_name = {column.strip().lower(): column for column in columns}
+    answer = next((by_name[name] for name in ANSWER_NAMES if name in by_name), None)
+    prompts = (by_name[name] for name in PROMPT_NAMES if name in by_name)
+    return next((name for name in prompts if name != answer), None), answer

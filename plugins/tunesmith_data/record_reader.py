@@ -12,6 +12,7 @@ from tunesmith.errors import DataError
 from tunesmith.records import Record
 from tunesmith.text import one_line, suggest_name
 from tunesmith_data.formats import Format, FormatMatch, match_format
+from tunesmith_data.guess_columns import find_usual_names
 from tunesmith_data.message import unused_keys
 from tunesmith_data.row import Fields, Row, RowError
 from tunesmith_data.row_view import RowView, label_text
@@ -243,7 +244,9 @@ class RecordReader:
         )
         if any(fields.get(name, "") is None for name in expected):
             names += " (some are null)"
-        guesses = [guess for key in fields if (guess := suggest_name(key, expected))]
+        usual = find_usual_names(fields)
+        unknown_names = [key for key in fields if key not in usual]
+        guesses = [guess for key in unknown_names if (guess := suggest_name(key, expected))]
         if guesses and guesses[0] not in fields:
             hint = f"did you mean `{guesses[0]}`?"
         else:
@@ -261,9 +264,10 @@ def _missing_part_hint(fields: Fields, formats: Sequence[Format]) -> str:
                 f"{known.title} also need `{lacking[0]}`, not only `{present[0]}`; if it has "
                 f'another name: columns = {{ {lacking[0]} = "..." }}'
             )
+    prompt, answer = (one_line(name or "...", 60) for name in find_usual_names(fields))
     return (
-        'map your columns: columns = { prompt = "...", completion = "..." } in [data], or '
-        "--prompt COLUMN --completion COLUMN"
+        f'map your columns: columns = {{ prompt = "{prompt}", completion = "{answer}" }} in '
+        "[data], or --prompt COLUMN --completion COLUMN"
     )
 
 

