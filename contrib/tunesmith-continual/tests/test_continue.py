@@ -18,6 +18,7 @@ import tomli_w
 from training import invoke, write_rows, write_task
 
 import tunesmith
+from tunesmith_continual.budget import predict_loss
 from tunesmith_continual.chain import Task, read_chain
 from tunesmith_continual.continue_command import predict_slope
 from tunesmith_continual.findings import ChainFindings
@@ -98,7 +99,9 @@ def test_the_slope_is_fitted_to_earlier_runs(chain: Path) -> None:
     lost = read_matrix(tasks, quiet=True).last_loss
     assert lost is not None
     if lost > 0:
-        assert predict_slope(tasks, True) == pytest.approx(lost / divergence)
+        score = read_matrix(tasks, quiet=True).score_after(0)
+        predicted = predict_loss(divergence, predict_slope(tasks, True), score)
+        assert predicted == pytest.approx(lost, rel=0.01)
     else:
         with pytest.raises(tunesmith.TunesmithError, match="no earlier run"):
             predict_slope(tasks, True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from tunesmith.events import Measured
 from tunesmith.statistics import Interval, mean_interval
-from tunesmith_continual.budget import fit_slope
+from tunesmith_continual.budget import Point, fit_slope, predict_loss
 from tunesmith_continual.matrix import Matrix, combine, compare_rows
 from tunesmith_evidence.statistics import compare
 
@@ -120,6 +121,17 @@ def test_scores_in_different_units_have_no_mean(tmp_path: Path, matrix: Matrix) 
     assert mixed.last_loss is None and matrix.last_loss == pytest.approx((0.4 - 0.1) / 2)
 
 
+def test_what_a_chain_can_lose_is_its_mean_score(matrix: Matrix) -> None:
+    assert matrix.score_after(0) is None, "a score without a lowest value can lose any amount"
+    cells = {at: replace(event, lowest=0.0) for at, event in matrix.cells.items()}
+    limited = replace(matrix, cells=cells)
+    for training in (0, 1):
+        scores = [cells[training, task].value for task in range(training + 1)]
+        assert limited.score_after(training) == pytest.approx(sum(scores) / len(scores))
+    lower = {at: replace(event, higher_is_better=False) for at, event in cells.items()}
+    assert replace(matrix, cells=lower).score_after(0) is None
+
+
 def test_a_single_task_has_only_an_average(matrix: Matrix) -> None:
     single = Matrix(["a"], {(0, 0): matrix.cells[0, 0]}, {}, {})
     assert single.backward_transfer is single.forgetting is None
@@ -131,7 +143,19 @@ def test_one_interval_is_its_own_mean() -> None:
     assert combine([interval]) == interval
 
 
-def test_the_slope_is_least_squares_through_the_origin() -> None:
-    assert fit_slope([(1.0, 0.2), (2.0, 0.4)]) == pytest.approx(0.2)
-    assert fit_slope([(1.0, 0.3), (2.0, 0.4)]) == pytest.approx((0.3 + 0.8) / 5)
-    assert fit_slope([]) is None and fit_slope([(1.0, -0.1)]) is None
+def test_the_slope_is_that_of_least_squares() -> None:
+    """Without a limit, the line has a closed form; near 0 the curve is that line."""
+    for points in ([(1.0, 0.2), (2.0, 0.4)], [(1.0, 0.3), (2.0, 0.4)], [(1e-3, 5.0)]):
+        exact = sum(kl * loss for kl, loss in points) / sum(kl * kl for kl, _ in points)
+        assert fit_slope([Point(*point) for point in points]) == pytest.approx(exact, rel=1e-3)
+    assert fit_slope([]) is None and fit_slope([Point(1.0, -0.1)]) is None
+    assert fit_slope([Point(0.0, 0.5)]) is None
+
+
+@pytest.mark.parametrize("slope", [0.3, 4.0])
+def test_a_score_cannot_lose_more_than_it_is(slope: float) -> None:
+    points = [Point(kl, 0.8 * (1 - math.exp(-slope * kl / 0.8)), 0.8) for kl in (0.05, 0.5, 3.0)]
+    found = fit_slope(points)
+    assert found == pytest.approx(slope, rel=1e-3)
+    assert predict_loss(1e9, slope, 0.8) == 0.8 and predict_loss(1.0, slope, 0.0) == 0
+    assert predict_loss(1e-6, slope, 0.8) == pytest.approx(slope * 1e-6, rel=1e-4)

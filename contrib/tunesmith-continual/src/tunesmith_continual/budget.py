@@ -1,8 +1,13 @@
 """The forgetting budget: the divergence on new prompts predicts the loss on earlier tasks.
 
 Forgetting follows the KL divergence of the tuned model from the model before, measured on the new
-task (Shenfeld et al. 2025, RL's Razor, section 4). Here it is a line through the origin, whose
-slope is fitted to finished runs.
+task (Shenfeld et al. 2025, RL's Razor, section 4), or on earlier tasks. A score cannot lose more
+than it is, so with the score s and a slope a, the predicted loss is::
+
+    s (1 - exp(-a KL / s))        for a small divergence a KL, never more than s
+
+If the score has no limit, as a loss in nats, the prediction is the line a KL. The slope is fitted
+to finished runs.
 """
 
 from __future__ import annotations
@@ -10,9 +15,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,7 +46,8 @@ class Budget:
         """Measure after a step; beyond the budget, restore the last weights within it."""
         budget, slope = self._options.budget, self._options.budget_slope
         divergence = self._measure()
-        predicted = None if slope is None else slope * divergence
+        score = self._options.budget_score
+        predicted = None if slope is None else predict_loss(divergence, slope, score)
         earlier = [line for line in read_divergences(self._path) if line["step"] < step]
         is_beyond = budget is not None and predicted is not None and predicted > budget
         if not is_beyond:
@@ -101,11 +109,36 @@ def find_divergence(task: Task) -> dict[str, float] | None:
     return None
 
 
-def fit_slope(points: Sequence[tuple[float, float]]) -> float | None:
-    """Return the slope through the origin of loss over divergence, by least squares.
+def predict_loss(divergence: float, slope: float, score: float | None) -> float:
+    """Return the predicted loss of score; ``score`` is the most that can be lost, if limited."""
+    if score is None:
+        return slope * divergence
+    return -score * math.expm1(-slope * divergence / score) if score else 0.0
 
-    None if no point has a divergence above 0, or the fitted loss would not be positive.
+
+@dataclass(frozen=True)
+class Point:
+    """What a finished run shows: divergence, loss of score, and the score that was there."""
+
+    divergence: float
+    loss: float
+    score: float | None = None
+
+
+def fit_slope(points: Sequence[Point]) -> float | None:
+    """Return the slope with the least squared error, to 0.1 %.
+
+    None if no point has a divergence and a loss above 0.
     """
-    squares = math.fsum(kl * kl for kl, _ in points)
-    slope = math.fsum(kl * loss for kl, loss in points) / squares if squares else 0.0
-    return slope if slope > 0 else None
+    informative = [point for point in points if point.divergence > 0]
+    if not any(point.loss > 0 for point in informative):
+        return None
+    largest = max(point.divergence for point in informative)
+    slopes = np.geomspace(1e-3, 1e4, 16_119) / largest  # neighbors differ by 0.1 %
+
+    def error(slope: float) -> float:
+        return math.fsum(
+            (predict_loss(p.divergence, slope, p.score) - p.loss) ** 2 for p in informative
+        )
+
+    return float(min(slopes, key=error))

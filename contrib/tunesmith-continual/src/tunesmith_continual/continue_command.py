@@ -16,7 +16,7 @@ from tunesmith.execution import execute
 from tunesmith.storage import write_atomic
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, start_options
-from tunesmith_continual.budget import find_divergence, fit_slope
+from tunesmith_continual.budget import Point, find_divergence, fit_slope
 from tunesmith_continual.chain import Task, read_chain
 from tunesmith_continual.findings import ChainFindings, show_findings
 from tunesmith_continual.measure import FOLDER, read_matrix
@@ -101,6 +101,9 @@ def train_next(
             added["retention.earlier"] = json.dumps([str(task.path.resolve()) for task in chain])
         if "budget" in table and "budget_slope" not in table:
             added["retention.budget_slope"] = json.dumps(predict_slope(chain, state.quiet))
+            score = read_matrix(chain, quiet=state.quiet).score_after(len(chain) - 1)
+            if score is not None:
+                added["retention.budget_score"] = json.dumps(score)
     plan, catalog = api.load_plan(
         new,
         sets=[*(f"{key}={value}" for key, value in added.items()), *sets],
@@ -141,8 +144,10 @@ def predict_slope(chain: Sequence[Task], quiet: bool) -> float:
     for length in range(2, len(chain) + 1):
         measured = find_divergence(chain[length - 1])
         if measured is not None:
-            loss = read_matrix(chain[:length], quiet=quiet).last_loss
-            points += [] if loss is None else [(measured["kl"], loss)]
+            matrix = read_matrix(chain[:length], quiet=quiet)
+            score = matrix.score_after(length - 2)
+            if matrix.last_loss is not None:
+                points.append(Point(measured["kl"], matrix.last_loss, score))
     slope = fit_slope(points)
     if slope is None:
         raise UsageError(

@@ -96,6 +96,16 @@ class Matrix:
         changes = [self.change(task, self.last - 1, self.last) for task in range(self.last)]
         return -math.fsum(change.value for change in changes) / len(changes)
 
+    def score_after(self, training: int) -> float | None:
+        """Return the mean score that a task could lose after a training.
+
+        None if a score has no lower limit of 0, or is better if it is lower.
+        """
+        events = [self.cells[training, task] for task in range(training + 1)]
+        if self.obstacle or not all(e.higher_is_better and e.lowest == 0 for e in events):
+            return None
+        return math.fsum(event.value for event in events) / len(events)
+
     def _mean(self, of: Any) -> Interval | None:
         return combine([of(task) for task in range(self.last)]) if self.last else None
 

@@ -68,7 +68,15 @@ class RetentionOptions(Options):
         description="Measure the KL divergence from the previous model after every so many steps, "
         "and after the last one. 0: never, or every 5 steps if `budget` is set.",
     )
-    kl_rows: int = Field(16, ge=1, le=256, description="Rows of the new task to measure it on.")
+    kl_on: Literal["earlier", "new"] | None = Field(
+        None,
+        description="Rows to measure the divergence on: those of earlier tasks, which predicts "
+        "forgetting better, or those of the new task. Unset: of earlier tasks if `earlier` names "
+        "runs.",
+    )
+    kl_rows: int = Field(
+        16, ge=1, le=256, description="Rows of the new task, or of each earlier run, for it."
+    )
     budget: float | None = Field(
         None,
         gt=0,
@@ -78,8 +86,14 @@ class RetentionOptions(Options):
     budget_slope: float | None = Field(
         None,
         gt=0,
-        description="Predicted loss of score per nat of KL divergence. `tunesmith continue` fits "
-        "it to the earlier runs of the chain.",
+        description="Predicted loss of score per nat of KL divergence, for small divergences. "
+        "`tunesmith continue` fits it to the earlier runs of the chain.",
+    )
+    budget_score: float | None = Field(
+        None,
+        ge=0,
+        description="Mean score of the earlier tasks, the most that can be lost. `tunesmith "
+        "continue` measures it. Unset: without a limit.",
     )
 
     @model_validator(mode="after")
@@ -99,7 +113,14 @@ class RetentionOptions(Options):
     @property
     def needs_rows(self) -> bool:
         """True if rows of earlier tasks are needed."""
-        return bool(self.replay or self.project or (self.keep and self.keep_on == "earlier"))
+        keeps = self.keep and self.keep_on == "earlier"
+        measures = self.measures_every and self.measures_on == "earlier"
+        return bool(self.replay or self.project or keeps or measures)
+
+    @property
+    def measures_on(self) -> Literal["earlier", "new"]:
+        """The rows that the KL divergence is measured on."""
+        return self.kl_on or ("earlier" if self.earlier else "new")
 
     @property
     def measures_every(self) -> int:

@@ -188,7 +188,10 @@ def build_retention(options: RetentionOptions, context: AdditionContext) -> Trai
     previous = PreviousModel(context) if needs_previous else None
     budget = None
     if options.measures_every and previous is not None:
-        records = [*(job.validation or job.train)][: options.kl_rows]
+        if options.measures_on == "earlier":
+            records = _choose_earlier(earlier, options.kl_rows, job.seed)
+        else:
+            records = [*(job.validation or job.train)][: options.kl_rows]
         examples = _tokenize(context, records)[0]
         budget = Budget(options, context, lambda: previous.measure(examples))
     kind = ProjectedRetention if options.project else Retention
@@ -279,15 +282,20 @@ def _answer_general_prompts(options: RetentionOptions, context: AdditionContext)
     return read_answers(path)
 
 
+def _choose_earlier(earlier: Sequence[ReplayRow], count: int, seed: int) -> list[Record]:
+    """Return this many random rows of each earlier run."""
+    chosen: list[Record] = []
+    for run in dict.fromkeys(row.run for row in earlier):
+        own = [row for row in earlier if row.run == run]
+        chosen += [own[number].record for number in order_rows(own, "random", seed)[:count]]
+    return chosen
+
+
 def _build_projection(
     options: RetentionOptions, context: AdditionContext, earlier: Sequence[ReplayRow]
 ) -> Projection:
-    """Measure the subspaces on the first rows of each earlier run."""
-    chosen: list[Record] = []
-    for run in dict.fromkeys(row.run for row in earlier):
-        order = order_rows([row for row in earlier if row.run == run], "random", context.job.seed)
-        own = [row.record for row in earlier if row.run == run]
-        chosen += [own[number] for number in order[: options.project_rows]]
+    """Measure the subspaces on some rows of each earlier run."""
+    chosen = _choose_earlier(earlier, options.project_rows, context.job.seed)
     examples = _tokenize(context, chosen)[0]
     objective = NextTokenObjective(context.adapted, examples, packing=False)
 
