@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.students FOLDER --base MODEL --train TRAIN.csv --test TEST.csv`` (from this
 distribution's folder) reads tables with the columns ``text`` and ``category``, keeps the first
-categories, and trains four runs in FOLDER: the teacher, the student on the rows alone, and the
-student with forward and with reverse KL. At the end, and with ``--show``, it prints the share of
+categories, and trains five runs in FOLDER: the teacher, the student on the rows alone, the student
+with forward and with reverse KL, and with reverse KL half on its own answers. At the end, and with ``--show``, it prints the share of
 correct answers and each student's difference from the one that was trained on the rows alone.
 """
 
@@ -35,6 +35,14 @@ RUNS: dict[str, dict[str, Any]] = {
     "alone": {**STUDENT, "weight": 0.0, "epochs": 2},
     "forward": {**STUDENT, "weight": 0.5, "epochs": 2},
     "reverse": {**STUDENT, "weight": 0.5, "epochs": 2, "direction": "reverse"},
+    "on-policy": {
+        **STUDENT,
+        "weight": 0.5,
+        "epochs": 2,
+        "direction": "reverse",
+        "on_policy": 0.5,
+        "on_policy_tokens": 12,
+    },
 }
 
 
@@ -112,7 +120,7 @@ def main() -> None:
             train(name, given.base)
     for name in RUNS:
         show(name)
-    for name in ("alone", "forward", "reverse"):
+    for name in ("alone", "forward", "reverse", "on-policy"):
         other = "teacher" if name == "alone" else "alone"
         run_command("compare", f"runs/{other}", f"runs/{name}")
 

@@ -177,12 +177,13 @@ def test_stored_predictions_are_read_only_if_they_fit_and_are_intact(
     assert count_questions("damaged") == len(WEIGHTED_ROWS)
 
 
-@pytest.mark.parametrize("adapt", ["full", "lora"])
+@pytest.mark.parametrize(("adapt", "share"), [("full", 0.0), ("lora", 0.0), ("lora", 0.5)])
 def test_a_resumed_run_has_the_same_bits(
-    adapt: str, teacher: Path, student: Path, tmp_path: Path
+    adapt: str, share: float, teacher: Path, student: Path, tmp_path: Path
 ) -> None:
-    """Also without the stored predictions."""
-    config = options(teacher, adapt=adapt, checkpoints={"every": 1})
+    """Also without the stored predictions, and with answers that the student samples."""
+    own = {"on_policy": share, "on_policy_tokens": 8}
+    config = options(teacher, adapt=adapt, checkpoints={"every": 1}, **own)
     whole = train(config, student, tmp_path / "whole")[0]
 
     def stop(event: Event) -> None:

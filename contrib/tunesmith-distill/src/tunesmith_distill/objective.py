@@ -10,6 +10,9 @@ With label ``y``, weight ``w`` and temperature ``T``, the loss at a position is:
 The value that is reported is the first term with w = 0, as for validation rows and other
 techniques; the divergence is a metric.
 
+With ``on_policy``, the gradient of these rows is only a part of a step's gradient
+(:mod:`tunesmith_distill.on_policy`).
+
 Gradients of the divergence shrink with 1 / T^2, so the factor T^2 keeps the balance of both terms
 when ``T`` changes (Hinton et al. 2015, section 2).
 """
@@ -57,8 +60,10 @@ class DistillObjective(NextTokenObjective):
 
     def loss(self, micro_batch: Any) -> Tensor:
         """Return the summed loss of the data in nats, with the gradient of both terms."""
+        share = 1 - self.options.on_policy
         if not self.options.weight:
-            return super().loss(micro_batch)
+            value = super().loss(micro_batch)
+            return value.detach() + share * (value - value.detach())
         batch, tree_layout = micro_batch[0].to(self.device), micro_batch[1]
         kwargs = {} if tree_layout is None else {"tree_layout": tree_layout}
         hidden_ND = hidden_at_targets(self.model, batch, attention_kwargs=kwargs)
@@ -78,7 +83,7 @@ class DistillObjective(NextTokenObjective):
         self._sums.append(torch.stack([summed_2[1].detach(), weights_N.sum()]))
         w, T = self.options.weight, self.options.temperature
         trained: Tensor = (1 - w) * summed_2[0] + w * T**2 * summed_2[1]
-        return summed_2[0].detach() + (trained - trained.detach())
+        return summed_2[0].detach() + share * (trained - trained.detach())
 
     def _parts(
         self, head: LMHead, hidden_nD: Tensor, labels_n: Tensor, ids_nk: Tensor, teacher_nK: Tensor

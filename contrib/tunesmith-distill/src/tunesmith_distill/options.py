@@ -47,6 +47,19 @@ class DistillOptions(SupervisedOptions, ChosenAdaptationOptions):
             "likely; reverse: KL(student, teacher), so it avoids what the teacher finds unlikely."
         ),
     )
+    on_policy: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description=(
+            "Share of the loss on answers that the student samples itself and the teacher rates; "
+            "the data's rows have the rest. In each step, the student answers this share of a "
+            'batch. Usually with direction = "reverse".'
+        ),
+    )
+    on_policy_tokens: int = Field(
+        64, ge=1, le=65536, description="Maximum tokens of an answer that the student samples."
+    )
     temperature: float = Field(
         1.0,
         gt=0,

@@ -7,9 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tunesmith.additions import Addition
 from tunesmith.contracts import Artifact, Job, TextModel
 from tunesmith.events import FindingReported
 from tunesmith_distill.objective import DistillObjective
+from tunesmith_distill.on_policy import OnPolicy
 from tunesmith_distill.options import DistillOptions
 from tunesmith_distill.teacher import StoredPredictions, Teacher, check_tokenizers
 from tunesmith_torch.data.tokenized_records import TokenizedRecords
@@ -29,6 +31,9 @@ class Distill:
 
     def train(self, job: Job[Any]) -> Artifact:
         """Train the student and write a model folder, or an adapter folder."""
+        if self.options.on_policy:
+            own = Addition(build=partial(OnPolicy, self.options), table="on_policy")
+            job = replace(job, additions=(*job.additions, own))
         return train(job, DistillTask())
 
     def open(self, model: Path, artifact: Path | None, *, device: str) -> TextModel:
