@@ -275,8 +275,8 @@ def tunesmith_review_data(  # type: ignore[empty-body]
 
     ``dataset`` is the result of the data loader; ``train``, ``validation`` and ``test`` are the
     records after the split. ``evaluators`` are the ones in the run file, or the defaults for these
-    rows. List only the arguments that you need. A hook without ``plan`` and ``evaluators`` is also
-    called for data without a run file (``tunesmith data check FILE``).
+    rows. List only the arguments that you need. A hook without ``plan`` and ``evaluators``, or with
+    defaults for them, is also called for data without a run file (``tunesmith data check FILE``).
 
     An error stops the run before any weight is read, unless the finding has ``test_rows``. A
     warning is printed and kept in the report.

@@ -150,6 +150,8 @@ class TechniqueOffer(ComponentOffer[C]):
     endpoint. Default evaluators then measure only answers."""
     needs_validation: bool = False
     """True if the technique needs validation rows for a choice, even if there are few rows."""
+    divides_groups: bool = False
+    """True if the technique needs rows of each group in all splits, also in files of the user."""
     data_parallel: bool = False
     """True if several torchrun processes can train together. Each process gets the same job. Worker
     ranks (above 0) must not write files, and the events that they emit are dropped."""

@@ -89,14 +89,20 @@ def answer_alone(run: Path, users: list[str]) -> dict[str, str]:
     return {user: each.generate(ask, TOKENS)[0].text for user, each in models.items()}
 
 
-def ask_all(address: str, users: list[str], threads: int) -> list[str]:
-    """Return the answers to one request for each item of ``users``, over open connections."""
+def ask_all(address: str, users: list[str], threads: int, minutes: float) -> list[str | None]:
+    """Return the answers to one request for each item of ``users``, over open connections.
+
+    After so many minutes, no request is sent; its answer is None.
+    """
+    end = time.perf_counter() + 60 * minutes
     local = threading.local()
     host = address.removeprefix("http://")
     message = {"role": "user", "content": PROMPT}
     body = json.dumps({"model": "tuned", "max_tokens": TOKENS, "messages": [message]})
 
-    def ask(user: str) -> str:
+    def ask(user: str) -> str | None:
+        if time.perf_counter() > end:
+            return None
         if not hasattr(local, "connection"):
             local.connection = http.client.HTTPConnection(host, timeout=60)
         headers = {"Content-Type": "application/json"}
@@ -126,6 +132,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--users", type=int, default=1000)
     parser.add_argument("--requests", type=int, default=100_000)
+    parser.add_argument("--minutes", type=float, default=240, help="then, no request is sent")
     parser.add_argument("--resident", type=int, default=256)
     parser.add_argument("--threads", type=int, default=8)
     asked = parser.parse_args()
@@ -151,19 +158,20 @@ def main() -> None:
         known, others = rng.choices(users, k=asked.requests), rng.choices(OTHERS, k=asked.requests)
         chosen = [o if rng.random() < 0.02 else k for k, o in zip(known, others, strict=True)]
         started = time.perf_counter()
-        answers = ask_all(address[0], chosen, asked.threads)
+        answers = ask_all(address[0], chosen, asked.threads, asked.minutes)
         seconds = time.perf_counter() - started
         process.send_signal(signal.SIGTERM)
         process.wait(60)
     expected = {**alone, UNKNOWN: "status 400"}
+    answered = [pair for pair in zip(chosen, answers, strict=True) if pair[1] is not None]
     result = {
         "users": len(users),
         "different_answers": len({*alone.values()}),
         "chance_to_notice_a_crossed_answer": compute_chance_to_notice(alone.values()),
-        "requests": len(chosen),
-        "requests_with_an_unknown_user": chosen.count(UNKNOWN),
-        "requests_per_second": len(chosen) / seconds,
-        "wrong_answers": sum(a != expected[user] for user, a in zip(chosen, answers, strict=True)),
+        "requests": len(answered),
+        "requests_with_an_unknown_user": sum(user == UNKNOWN for user, _ in answered),
+        "requests_per_second": len(answered) / seconds,
+        "wrong_answers": sum(answer != expected[user] for user, answer in answered),
     }
     print(json.dumps(result, indent=2))
 

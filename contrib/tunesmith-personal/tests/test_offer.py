@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
-from people import make_options, write_run
+from people import invoke, make_options, make_rows, write_run
 
 from tunesmith import api
 from tunesmith.errors import UsageError
@@ -31,6 +32,20 @@ def test_a_good_run_file_has_no_finding(tiny_model: Path, tmp_path: Path) -> Non
 def test_a_split_without_rows_of_each_user_is_a_finding(tiny_model: Path, tmp_path: Path) -> None:
     (found,) = review(tmp_path, tiny_model, split={"use": "grouped"})
     assert found.startswith("split.use: no user's adapter can be judged")
+
+
+def test_files_with_rows_of_the_same_users_are_no_leak(able_model: Path, tmp_path: Path) -> None:
+    path = write_run(tmp_path, able_model, make_rows(4, 20), epochs=1.0)
+    lines = (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    for name, part in (("rows", lines[::2]), ("test", lines[1::2])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(part), encoding="utf-8")
+    text = path.read_text(encoding="utf-8").replace("test_size = 0.2", 'test = "test.jsonl"')
+    path.write_text(text, encoding="utf-8")
+
+    findings = json.loads(invoke("check", path, "--json").stdout)["findings"]
+    assert [f["level"] for f in findings if "belong to a group" in f["message"]] == ["info"] * 3
+    done = invoke("run", path, "--out", tmp_path / "run", "-q")
+    assert done.exit_code == 0 and "FIX DATA FIRST" not in done.output, done.output
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,17 @@ import base64
 import html
 import json
 import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from project import Project, list_files, write_rows
 
 from tunesmith.errors import DataError, UsageError
+from tunesmith.execution.previews import write_previews
 from tunesmith.plugins import cache_folder
+from tunesmith.records import Message, Part, Preview
 from tunesmith.storage import commit_folder
 from tunesmith_regulated.audit_log import append, read_entries
 from tunesmith_regulated.rows import trace_row
@@ -218,6 +222,98 @@ def test_a_baseline_of_rows_is_deleted_and_a_model_with_the_text_is_left(
     assert done.exit_code == 3 and "may still contain the row" in done.stderr
     assert not (run / "winner").exists() and (run / "adapter" / "rows.json").exists()
     assert "runs/first/adapter/rows.json" in done.stderr and "deleted in" in done.stdout
+
+
+@dataclass(frozen=True)
+class Picture(Part):
+    """An image that the tests put into answers."""
+
+    name: str
+
+    def preview(self, side: int) -> Preview:
+        """Return a picture whose bytes are the name."""
+        return Preview("a picture", 1, 1, b"abc", "image/png", self.name.encode())
+
+
+def add_pictures(project: Project, texts: Sequence[str]) -> Path:
+    """Put a picture into the prompt of each of the last test rows, and return the run."""
+    run = project.folder / "runs" / "first"
+    answers = run / "evaluations" / "tuned.exact-match.jsonl"
+    rows = [json.loads(line) for line in answers.read_text().splitlines()]
+    for row, text in zip(rows[-len(texts) :], texts, strict=True):
+        name, *asked = text.split(maxsplit=1)
+        row["prompt"] = [["user", f"{Picture(name)!r}{''.join(asked)}"]]
+    answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    names = [text.split()[0] for text in texts]
+    write_previews(run, [(Message("user", (Picture(name),)),) for name in names])
+    urls = [f'<img src="data:image/png;base64,{encode(name)}">' for name in names]
+    (run / "report.html").write_text("\n".join(urls))
+    append(project.policy, "sign", run, signature=sign_folder(run, project.policy.key))
+    return run
+
+
+def encode(name: str) -> str:
+    return base64.b64encode(name.encode()).decode()
+
+
+@pytest.mark.parametrize("found_by", ["place", "text"])
+def test_the_picture_of_a_row_is_found_and_deleted(new_project: Project, found_by: str) -> None:
+    folder = new_project.folder
+    with (folder / "test.jsonl").open("a") as file:
+        for n in range(1, 4):
+            row = {"prompt": "what is it?", "completion": "it", "id": f"scan-{n}.png"}
+            file.write(json.dumps(row) + "\n")
+    new_project.run("first")
+    asked = "what is it?" if found_by == "place" else f"what is it? {SECRET}"
+    run = add_pictures(new_project, [f"lung {asked}", "heart what is it?", "heart what is it?"])
+    previews = run / "evaluations" / "previews.jsonl"
+    caches = [cache_folder() / name / "pictures" for name in ("images", "vision")]
+    for cache in caches:
+        cache.mkdir(parents=True, exist_ok=True)
+    given = (f"{folder / 'test.jsonl'}:13",) if found_by == "place" else ("--text", SECRET)
+    done = new_project.call("audit", "trace", new_project.policy_file, *given, "--json")
+    places = {folder / path for path, _ in json.loads(done.stdout)["places"]}
+    assert {previews, run / "report.html"} <= places, places
+    assert {cache.parent for cache in caches} <= {path.resolve() for path in places}, places
+    done = new_project.call("audit", "trace", new_project.policy_file, *given, "--delete")
+    assert done.exit_code == 0, done.output
+    assert encode("lung") not in previews.read_text() and "lung" not in previews.read_text()
+    assert encode("heart") in previews.read_text()
+    assert not (run / "report.html").exists() and not any(c.exists() for c in caches)
+    assert not any(b"lung" in path.read_bytes() for path in list_files(run))
+    assert new_project.call("audit", "verify", new_project.policy_file).exit_code == 0
+
+
+@pytest.mark.parametrize("change", ["shared", "other lines"])
+def test_pictures_of_other_rows_are_kept(new_project: Project, change: str) -> None:
+    """A picture that another row has too, or rows of a file that changed after the run."""
+    folder = new_project.folder
+    with (folder / "test.jsonl").open("a") as file:
+        for n in range(1, 3):
+            row = {"prompt": "what is it?", "completion": "it", "id": f"scan-{n}.png"}
+            file.write(json.dumps(row) + "\n")
+    new_project.run("first")
+    names = ["lung", "lung" if change == "shared" else "heart"]
+    run = add_pictures(new_project, [f"{name} what is it?" for name in names])
+    if change == "other lines":
+        add_row(folder / "test.jsonl", 1)
+        new_project.run("second")
+    place = f"{folder / 'test.jsonl'}:13"
+    found = trace_row(new_project.policy, new_project.entries(), place, [])
+    assert run / "evaluations" / "previews.jsonl" not in found.files
+
+
+def test_a_file_that_a_row_names_is_found_and_left(with_row: Project) -> None:
+    folder = with_row.folder
+    (folder / "scans").mkdir()
+    for name in ("one.png", "two.png"):
+        (folder / "scans" / name).write_bytes(b"\x89PNG")
+    rows = [{"prompt": "what?", "completion": "it", "id": f"scans/{n}.png"} for n in ("one", "two")]
+    (folder / "scans.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = (with_row.policy_file, f"{folder / 'scans.jsonl'}:1")
+    done = with_row.call("audit", "trace", *given, "--delete")
+    assert done.exit_code == 3 and "scans/one.png" in done.stderr, done.output
+    assert "scans/two.png" not in done.output and (folder / "scans" / "one.png").exists()
 
 
 def test_shared_and_short_texts_are_not_searched_for(with_row: Project) -> None:

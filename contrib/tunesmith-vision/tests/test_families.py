@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tomli_w
 import torch
+from click.testing import CliRunner
 from pictures import picture_bytes, question
 from safetensors.torch import load_file
 from tiny_vlm import FAMILIES, Plain
@@ -28,12 +30,13 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 from tunesmith.errors import DataError, EnvironmentProblem, UsageError
 from tunesmith.events import StepFinished, TrainingStarted
 from tunesmith.records import Message, last_exchange
+from tunesmith_cli.app import app
 from tunesmith_torch.data.packing import collate
 from tunesmith_torch.losses.selected_positions import get_lm_head, hidden_at_targets
 from tunesmith_torch.models.open_base import load_model
 from tunesmith_torch.runtime.device import Precision
 from tunesmith_vision.families import REFUSED, find_family
-from tunesmith_vision.images import ImageReader, open_picture
+from tunesmith_vision.images import MAX_ASPECT_RATIO, Image, ImageReader, open_picture
 from tunesmith_vision.merge import merge_artifact
 from tunesmith_vision.technique import Vision, add_images, new_projector
 from tunesmith_vision.towers import FEATURE, blank_picture
@@ -292,11 +295,45 @@ def test_a_folder_that_exists_is_kept(tmp_path: Path) -> None:
         split_model(vlm_folder("llava"), tmp_path)
 
 
-def test_an_image_that_is_too_narrow_for_the_model_is_named(tmp_path: Path) -> None:
-    (tmp_path / "line.png").write_bytes(picture_bytes((9, 9, 9), (900, 4)))
-    image = ImageReader(tmp_path, 10**6, 10**6).read("line.png")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_narrowest_images_that_are_loaded_can_be_read(family: str) -> None:
+    tower = ModelTower(split_folder(family))
+    for size in ((1, MAX_ASPECT_RATIO), (MAX_ASPECT_RATIO, 1)):
+        layout = tower.layout(Image("line.png", "", *size))
+        assert [*layout].count(FEATURE) == len(tower.encode(blank_picture(*size)))
+
+
+def test_an_image_that_is_too_narrow_for_the_model_is_named() -> None:
     with pytest.raises(DataError, match=r"line.png: the model cannot read this image"):
-        ModelTower(split_folder("qwen2_vl")).layout(image)
+        ModelTower(split_folder("qwen2_vl")).layout(Image("line.png", "", MAX_ASPECT_RATIO + 1, 1))
+
+
+def test_a_row_whose_image_is_too_narrow_does_not_end_a_run(tmp_path: Path) -> None:
+    (tmp_path / "line.png").write_bytes(picture_bytes((9, 9, 9), (900, 4)))
+    for n in range(8):
+        (tmp_path / f"{n}.png").write_bytes(picture_bytes((200, 30 * n, 20), (28, 28)))
+    names = ["line.png", *(f"{n}.png" for n in range(8))]
+    rows = [{"question": "<image>Which?", "answer": "red", "images": [name]} for name in names]
+    lines = [json.dumps(row) + "\n" for row in rows]
+    (tmp_path / "train.jsonl").write_text("".join(lines), encoding="utf-8")
+    tables: dict[str, Any] = {
+        "run": {"side_effects": False},
+        "model": {"base": str(split_folder("qwen2_vl"))},
+        "data": {"use": "images", "train": "train.jsonl", "test_size": 2, "max_skipped": 1},
+        "technique": {"use": "vision", "max_steps": 1, "precision": "fp32"},
+        "baselines": {"use": ["image-majority"]},
+    }
+    file = tmp_path / "run.toml"
+    file.write_text(tomli_w.dumps(tables), encoding="utf-8")
+    shown = {}
+    for arguments in (("check", file), ("plan", file), ("run", file, "--out", tmp_path / "run")):
+        done = CliRunner().invoke(app, [*map(str, arguments)])
+        assert done.exit_code == 0, done.output
+        shown[arguments[0]] = done.output
+    assert "1 row, image is too narrow" in shown["check"], shown["check"]
+    assert "1 row skipped" in shown["run"], shown["run"]
+    report = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))
+    assert report["data"]["skipped"] == {"image is too narrow": 1}
 
 
 @pytest.mark.parametrize("family", ["idefics3", "qwen2_vl", "qwen2_5_vl"])

@@ -215,14 +215,20 @@ def drawing(opaque: bool = False) -> bytes:
     return saved(picture)
 
 
-def uri(data: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(data).decode()
+def uri(data: bytes, media_type: str = "image/png") -> str:
+    return f"data:{media_type};base64," + base64.b64encode(data).decode()
+
+
+def line(width: int, height: int) -> bytes:
+    return saved(PIL.Image.new("RGB", (width, height)))
 
 
 def one(value: Any) -> dict[str, Any]:
     return chat("<image>Which?", images=[value])
 
 
+PDF = b"%PDF-1.4\n1 0 obj\n<<>>\nendobj\n%%EOF\n"
+OTHER_TYPE = "image has another format than stated"
 MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
     "missing file": (one("nowhere.png"), "image file does not exist"),
     "folder": (one("."), "image file does not exist"),
@@ -240,6 +246,61 @@ MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
     "empty file": (one("empty.png"), "image is empty"),
     "text file": (one("text.png"), "image format is not known"),
     "svg": (one(uri(b"<svg xmlns='http://www.w3.org/2000/svg'/>")), "image format is not known"),
+    "pdf": (one({"bytes": None, "path": "file.pdf"}), "image format is not known"),
+    "part with a pdf": (
+        chat([{"type": "image", "image": uri(PDF)}, TEXT_PART]),
+        "image format is not known",
+    ),
+    "part with a text": (
+        chat([{"type": "image", "image": uri(b"red")}, TEXT_PART]),
+        "image format is not known",
+    ),
+    "uri of another format": (one(uri(RED, "image/jpeg")), OTHER_TYPE),
+    "uri of a pdf": (one(uri(RED, "application/pdf")), OTHER_TYPE),
+    "uri of an svg": (one(uri(RED, "image/svg+xml")), OTHER_TYPE),
+    "uri without a type": (one(uri(RED, "")), OTHER_TYPE),
+    "uri of a format that is known from a file": (
+        chat("<image><image>?", images=["red.png", uri(RED, "image/webp")]),
+        OTHER_TYPE,
+    ),
+    "part of another format": (
+        chat([{"type": "image_url", "image_url": {"url": uri(RED, "text/plain")}}, TEXT_PART]),
+        OTHER_TYPE,
+    ),
+    "part with another type": (
+        chat([{"type": "image", "image": "red.png", "mime_type": "application/pdf"}, TEXT_PART]),
+        OTHER_TYPE,
+    ),
+    "part whose object has another type": (
+        chat(
+            [{"type": "image", "image": {"path": "red.png", "media_type": "text/html"}}, TEXT_PART]
+        ),
+        OTHER_TYPE,
+    ),
+    "part whose URL object has another type": (
+        chat([{"type": "image_url", "image_url": {"url": URI, "format": "webp"}}, TEXT_PART]),
+        OTHER_TYPE,
+    ),
+    "placeholder part with another type": (
+        chat([{"type": "image", "mimeType": "image/gif"}, TEXT_PART], images=["red.png"]),
+        OTHER_TYPE,
+    ),
+    "object with another type": (one({"path": "red.png", "Content-Type": "video/mp4"}), OTHER_TYPE),
+    "object of another kind": (one({"path": "red.png", "type": "video"}), OTHER_TYPE),
+    "type that is not a text": (one({"path": "red.png", "mime_type": 7}), OTHER_TYPE),
+    "part with a source beside an image": (
+        chat(
+            [{"type": "image", "source": {"type": "base64", "data": "AAAA"}}, TEXT_PART],
+            images=["blue.png"],
+        ),
+        "an image part has the key `source`, which cannot be used",
+    ),
+    "part with a video beside an image": (
+        chat([{"type": "image", "image": "red.png", "video": "a.mp4"}, TEXT_PART]),
+        "an image part has the key `video`, which cannot be used",
+    ),
+    "too narrow": (one(uri(line(1, 201))), "image is too narrow"),
+    "too low": (one(uri(line(1001, 5))), "image is too narrow"),
     "truncated": (one("truncated.png"), "image is damaged"),
     "flipped bytes": (one("flipped.png"), "image is damaged"),
     "bomb": (one(uri(bomb())), "image has too many pixels"),
@@ -313,6 +374,7 @@ def test_a_malformed_row_is_skipped_with_its_cause(name: str, folder: Path) -> N
     row, cause = MALFORMED[name]
     (folder / "empty.png").write_bytes(b"")
     (folder / "text.png").write_text("not a picture")
+    (folder / "file.pdf").write_bytes(PDF)
     os.mkfifo(folder / "pipe.png")
     (folder / "zero.png").symlink_to("/dev/zero")
     (folder / "hosts.png").symlink_to("/etc/hosts")
@@ -329,6 +391,40 @@ def test_a_malformed_row_is_skipped_with_its_cause(name: str, folder: Path) -> N
 
 def test_there_are_at_least_25_malformed_rows() -> None:
     assert len(MALFORMED) >= 25
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"mime_type": "image/png"},
+        {"media_type": "IMAGE/PNG; charset=binary"},
+        {"type": "image", "format": "PNG"},
+        {"type": "image/png", "mimeType": None},
+    ],
+)
+def test_a_media_type_that_is_right_is_accepted(stated: dict[str, Any], folder: Path) -> None:
+    (folder / "red.jpg").write_bytes(picture_bytes(COLORS["red"], format="JPEG"))
+    path = write(folder, one({"path": "red.png", **stated}), one({"path": "red.jpg"}))
+    assert not load_rows(path).skipped
+    jpeg = [one({"path": "red.jpg", "format": name}) for name in ("jpg", "JPEG", "image/jpg")]
+    assert not load_rows(write(folder, *jpeg)).skipped
+
+
+def test_the_media_types_in_parquet_must_be_right(folder: Path) -> None:
+    rows = [
+        {"question": "<image>Which?", "answer": "red", "images": [{"bytes": data, "mime_type": t}]}
+        for data, t in ((RED, "image/png"), (RED, None), (RED, "image/jpeg"), (PDF, "image/png"))
+    ]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "rows.parquet")
+    data = load_rows(folder / "rows.parquet")
+    assert len(data.train) == 2
+    assert [skipped.cause for skipped in data.skipped] == [OTHER_TYPE, "image format is not known"]
+    assert data.skipped[0].detail == "image/png, not image/jpeg"
+
+
+def test_the_narrowest_images_that_are_accepted(folder: Path) -> None:
+    data = load_rows(write(folder, one(uri(line(1, 200))), one(uri(line(1000, 5)))))
+    assert not data.skipped and len(data.train) == 2
 
 
 def test_an_opaque_alpha_channel_is_accepted(folder: Path) -> None:

@@ -54,6 +54,7 @@ PERSONAL = TechniqueOffer(
     trains_on=frozenset({"tools", "reasoning", "weights"}),
     needs=("torch>=2.11", "transformers>=5.17", "peft>=0.19"),
     promises=Promises(base_weights_unchanged=True),
+    divides_groups=True,
     estimate=techniques.estimate_supervised,
     memory_savings=techniques.memory_savings,
     sample={

@@ -136,6 +136,7 @@ def trace(
     listed = [
         *((p, f"line {', '.join(map(str, sorted(n)))}") for p, n in found.lines.items()),
         *((path, "") for path in found.files),
+        *((path, "named by the row") for path in found.named),
         *((path, "cannot be searched") for path in found.unsearched),
     ]
     places = [(policy.relative(path), where) for path, where in listed]

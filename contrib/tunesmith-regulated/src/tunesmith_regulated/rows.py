@@ -4,6 +4,9 @@ A row is searched for by its own texts: those that no other row of its file cont
 number is not enough, because files change and rows are copied. What weights learned cannot be
 searched. Therefore, all runs that trained on a file with the row are listed, and runs that started
 from those.
+
+Runs store small pictures of test rows with images. They contain no text of a row, so the answers of
+the run tell which picture belongs to which row.
 """
 
 from __future__ import annotations
@@ -14,16 +17,18 @@ import os
 import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from tunesmith.errors import DataError, UsageError
 from tunesmith.plugins import cache_folder
 from tunesmith.storage import MANIFEST, lock, write_atomic
+from tunesmith_evidence.report.previews import read_previews
 from tunesmith_regulated.audit_log import Entry, append
 from tunesmith_regulated.options import Policy
 from tunesmith_regulated.retention import require_intact
-from tunesmith_regulated.search import contains, is_text, read_rows, replace_strings
+from tunesmith_regulated.search import contains, is_text, list_texts, read_rows, replace_strings
 from tunesmith_regulated.signing import digest_file, sign_folder
 from tunesmith_regulated.verify import replay
 
@@ -31,8 +36,8 @@ DELETED = "[deleted]"
 MIN_LENGTH, EXCERPT = 6, 24
 """Shorter texts are in too many places by chance. The start of a longer text is searched for too,
 because excerpts are cut."""
-ENCODED_CACHES = ("tokens", "vectors.sqlite")
-"""Caches with rows as token ids or vectors, which cannot be searched: deleted as a whole."""
+ENCODED_CACHES = ("tokens", "vectors.sqlite", "images", "vision")
+"""Caches with rows as token ids, vectors or images, which cannot be searched: deleted entirely."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +45,14 @@ class Trace:
     """The places where a row was found.
 
     ``texts`` were searched for. ``lines`` are those of data files, ``files`` the other files with
-    the row, and ``unsearched`` data files of another format. ``retrain`` has the runs whose weights
-    may depend on the row, with the reason.
+    the row, ``named`` the files that the row names, such as images, and ``unsearched`` data files
+    of another format. ``retrain`` has the runs whose weights may depend on the row, with reasons.
     """
 
     texts: tuple[str, ...]
     lines: Mapping[Path, Collection[int]]
     files: tuple[Path, ...]
+    named: tuple[Path, ...]
     unsearched: tuple[Path, ...]
     retrain: Mapping[str, str]
 
@@ -71,6 +77,9 @@ def trace_row(
             raise DataError(place, "there is no such row; expected FILE:LINE, or use --text")
         found[path] = {int(match[2]), *found.get(path, ())}
     own = {text for path, lines in found.items() for text in _own_texts(files[path], lines)}
+    named = {path.parent / text for path, lines in found.items() if lines for text in own}
+    named = {path for path in named if path in inside - files.keys()}
+    own |= _find_pictures(policy, entries, {*given, *own}, found)
     texts = tuple(sorted({*given, *own}, key=len, reverse=True))
     if not texts:
         hint = f"give a text of at least {MIN_LENGTH} characters with --text"
@@ -79,10 +88,11 @@ def trace_row(
     lines = {path: numbers for path, numbers in lines.items() if numbers}
     unsearched = tuple(sorted(path for path in inputs - files.keys() if not is_text(path)))
     hits = {path for path in (inside | inputs) - files.keys() if contains(path, texts)}
+    hits -= named
     hits |= {path for name in ENCODED_CACHES if (path := cache_folder() / name).exists()}
     sources = {**lines, **dict.fromkeys([*unsearched, *hits & inputs], ())}
     retrain = find_retrain(policy, entries, sources)
-    return Trace(texts, lines, tuple(sorted(hits)), unsearched, retrain)
+    return Trace(texts, lines, tuple(sorted(hits)), tuple(sorted(named)), unsearched, retrain)
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -107,6 +117,63 @@ def _own_texts(rows: Mapping[int, Sequence[str]], lines: Collection[int]) -> Ite
                 yield part
 
 
+def _find_pictures(
+    policy: Policy,
+    entries: Sequence[Entry],
+    texts: Collection[str],
+    lines: Mapping[Path, Collection[int]],
+) -> set[str]:
+    """Return the names and the data of pictures that runs stored of these rows, and of no others.
+
+    Such a row has one of the texts, or is one of these lines of a data file.
+    """
+    found = set[str]()
+    for entry, run in _list_starts(policy, entries):
+        pictures = read_previews(run)
+        own = {
+            f"{path.name}:{n}"
+            for path, numbers in lines.items()
+            if pictures and _is_unchanged(policy, entries, entry, path)
+            for n in numbers
+        }
+        of_row, of_others = set[str](), set[str]()
+        for source, row in _read_answers(run) if pictures else ():
+            is_row = source in own or any(text in item for item in row for text in texts)
+            shown = (part for part in pictures if any(part in item for item in row))
+            (of_row if is_row else of_others).update(shown)
+        for part in of_row - of_others:
+            found |= {part, pictures[part].url.partition(",")[2]} - {""}
+    return found
+
+
+def _list_starts(policy: Policy, entries: Sequence[Entry]) -> Iterator[tuple[Entry, Path]]:
+    """Yield the entries about starts of runs that still exist, with the folders of the runs."""
+    runs = replay(entries).signatures
+    for entry in entries:
+        if entry.action == "start" and entry.run in runs:
+            yield entry, policy.folder / entry.run
+
+
+def _is_unchanged(policy: Policy, entries: Sequence[Entry], start: Entry, path: Path) -> bool:
+    """Return True if a line number still tells the row of a data file that a run has read.
+
+    The file must be the same, and no other file of the run may have its name.
+    """
+    inputs, name = start.facts["inputs"], policy.relative(path)
+    if name not in inputs or [Path(other).name for other in inputs].count(path.name) != 1:
+        return False
+    return bool(inputs[name]["sha256"] == replay(entries).inputs[name])
+
+
+def _read_answers(run: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield the source of each test row, such as "test.jsonl:7", and the texts of its answer."""
+    for path in (run / "evaluations").glob("tuned.*.jsonl"):
+        for line in path.read_bytes().splitlines():
+            with suppress(ValueError, LookupError, TypeError):  # a damaged line tells nothing
+                row = json.loads(line)
+                yield Path(row["source"]).name, [text for _, text in list_texts(row)]
+
+
 def find_retrain(
     policy: Policy, entries: Sequence[Entry], sources: Mapping[Path, Collection[int]]
 ) -> dict[str, str]:
@@ -116,13 +183,11 @@ def find_retrain(
     """
     files = {policy.relative(path): path for path in sources}
     state, found = replay(entries), dict[str, str]()
-    for entry in (e for e in entries if e.action == "start" and e.run in state.signatures):
+    for entry, run in _list_starts(policy, entries):
         inputs = entry.facts["inputs"]
-        names = [Path(name).name for name in inputs]
         for name in [n for n in inputs if n in files and inputs[n]["key"] != "data.test"]:
-            # A line number only tells the row if the file is the same, and its name is unique.
-            run, path = policy.folder / entry.run, files[name]
-            is_same = inputs[name]["sha256"] == state.inputs[name] and names.count(path.name) == 1
+            path = files[name]
+            is_same = _is_unchanged(policy, entries, entry, path)
             if not (is_same and _only_tested(run, path, sources[path])):
                 found[entry.run] = f"read {name}"
     before = None
@@ -137,9 +202,8 @@ def find_retrain(
 
 def _only_tested(run: Path, file: Path, lines: Collection[int]) -> bool:
     """Return True if these lines of a file were test rows, according to the run's answers."""
-    paths = (run / "evaluations").glob("tuned.*.jsonl")
-    texts = (text for path in paths for row in (read_rows(path) or {}).values() for text in row)
-    return bool(lines) and {f"{file.name}:{n}" for n in lines} <= {Path(t).name for t in texts}
+    tested = {source for source, _ in _read_answers(run)}
+    return bool(lines) and {f"{file.name}:{n}" for n in lines} <= tested
 
 
 def delete_row(policy: Policy, entries: Sequence[Entry], trace: Trace) -> list[Path]:
@@ -167,7 +231,7 @@ def delete_row(policy: Policy, entries: Sequence[Entry], trace: Trace) -> list[P
     for run in runs:
         append(policy, "sign", run, signature=sign_folder(run, policy.key))
     kept = [path for path in trace.files if path.is_file() and contains(path, trace.texts)]
-    return [*kept, *trace.unsearched]
+    return [*kept, *trace.named, *trace.unsearched]
 
 
 def _delete_lines(path: Path, numbers: Collection[int]) -> None:

@@ -2,8 +2,9 @@
 
 An image is decoded completely when it is loaded, with limits on its bytes and pixels. A file that
 is truncated, or that expands to a huge picture, therefore becomes a skipped row. So does one whose
-conversion to RGB would lose what it shows: with more than 8 bits per channel, or transparent.
-Nothing is ever read from a URL.
+conversion to RGB would lose what it shows: with more than 8 bits per channel, or transparent. A
+media type that a row states must be that of the bytes: otherwise, the row or the image is another
+one than its author thought. Nothing is ever read from a URL.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, final
 
 from tunesmith.errors import IntegrityError
@@ -31,12 +34,20 @@ __all__ = ["Image", "ImageReader", "decode_image", "find_images", "open_picture"
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 """File formats that may be decoded; the others of Pillow are rare, and attack surface."""
+MAX_ASPECT_RATIO = 200
+"""Limit of the longer side relative to the shorter one. The processor of Qwen2-VL and Qwen2.5-VL
+refuses narrower images. Others shrink them until nothing can be seen."""
 _ORIENTATION = 0x0112
 _ALIASES = {"image/jpg": "image/jpeg", "image/x-ms-bmp": "image/bmp"}
 """Names of media types that clients use beside the registered ones."""
+_TYPE_KEYS = ("mediatype", "mimetype", "contenttype", "format", "type")
+"""Keys of objects that may state a media type, in lower case, without `_` and `-`."""
+_NO_TYPES = (None, "image", "image_url", "input_image")
+"""Values of these keys that state no format."""
 _TRANSPOSED = (5, 6, 7, 8)
 """Values of the EXIF orientation that swap width and height."""
 _TOO_MANY, _SHRINK = "image has too many pixels", "shrink the image, or raise data.max_pixels"
+_OTHER_FORMAT = "image has another format than stated"
 _URL = ("http:", "https:", "ftp:", "s3:", "gs:", "file:")
 
 
@@ -89,22 +100,35 @@ class ImageReader:
     known: dict[str, Image] = field(default_factory=dict)
     """Checked images, by SHA-256."""
     _by_path: dict[Path, str] = field(default_factory=dict)
+    _media_types: dict[str, str] = field(default_factory=dict)
+    """Media types of the checked images, by SHA-256."""
 
-    def read(self, value: object) -> Image:
-        """Return the image that a row names: a path, a data URI, or an object with bytes or a path.
+    def read(self, value: object, stated: Mapping[str, object] = MappingProxyType({})) -> Image:
+        """Return the image that a row names: a path, a data URI, or an object with one of them.
+
+        The object may also have the bytes. ``stated`` is the part of a message around the value.
 
         Raises:
-            RowError: the image cannot be used.
+            RowError: the image cannot be used, or has another format than the row states.
         """
+        image = self._find(value)
+        for media_type in _list_stated_types(stated, value):
+            _check_media_type(self._media_types[image.sha256], media_type)
+        return image
+
+    def _find(self, value: object) -> Image:
         if isinstance(value, Mapping):
-            data, path = value.get("bytes"), value.get("path")
+            data, path = value.get("bytes"), value.get("path") or value.get("url")
             return self._from_bytes(data) if data is not None else self.read(path)
         if isinstance(value, bytes):
             return self._from_bytes(value)
         if not isinstance(value, str) or not value.strip():
             raise RowError("image is not a path", json_type(value))
         if value.startswith("data:"):
-            return self._from_bytes(_decode_uri(value, self.max_bytes)[1])
+            media_type, data = _decode_uri(value, self.max_bytes)
+            image = self._from_bytes(data)
+            _check_media_type(self._media_types[image.sha256], media_type)
+            return image
         if value.lower().startswith(_URL):
             hint = "download the images first, and name their files"
             raise RowError("image is a URL, which is never opened", value, hint=hint)
@@ -139,7 +163,7 @@ class ImageReader:
         _check_size(data, self.max_bytes)
         sha256 = hashlib.sha256(data).hexdigest()
         if sha256 not in self.known:
-            width, height, _ = _measure(data, self.max_pixels)
+            width, height, self._media_types[sha256] = _measure(data, self.max_pixels)
             stored = path or _store(data, sha256)
             self.known[sha256] = Image(str(stored), sha256, width, height)
         return self.known[sha256]
@@ -154,10 +178,25 @@ def decode_image(uri: str, max_pixels: int, max_bytes: int) -> Image:
     media_type, data = _decode_uri(uri, max_bytes)
     _check_size(data, max_bytes)
     width, height, found = _measure(data, max_pixels)
-    if found != _ALIASES.get(media_type, media_type):
-        what = "image has another format than its data URI states"
-        raise RowError(what, f"{found}, not {media_type:.40}")
+    _check_media_type(found, media_type)
     return Image("", hashlib.sha256(data).hexdigest(), width, height, data)
+
+
+def _list_stated_types(*values: object) -> Iterator[object]:
+    """Yield the media types that a part of a message, or an object with an image, states."""
+    for value in values:
+        for key, item in value.items() if isinstance(value, Mapping) else ():
+            if re.sub("[_-]", "", key.lower()) in _TYPE_KEYS and item not in _NO_TYPES:
+                yield item
+
+
+def _check_media_type(found: str, stated: object) -> None:
+    """Compare the media type of an image with the one that its row states, such as "JPEG"."""
+    name = str(stated).partition(";")[0].strip().lower()
+    name = name if "/" in name else f"image/{name}"
+    if _ALIASES.get(name, name) != found:
+        hint = "check that it is the right image, and state its format, or none"
+        raise RowError(_OTHER_FORMAT, f"{found}, not {stated!s:.40}", hint=hint)
 
 
 def _check_size(data: bytes, max_bytes: int) -> None:
@@ -182,6 +221,9 @@ def _measure(data: bytes, max_pixels: int) -> tuple[int, int, str]:
         width, height = picture.size
         if width * height > max_pixels:
             raise RowError(_TOO_MANY, f"{width:,} x {height:,}", hint=_SHRINK)
+        if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+            hint = f"use images whose sides differ at most by a factor of {MAX_ASPECT_RATIO}"
+            raise RowError("image is too narrow", f"{width:,} x {height:,}", hint=hint)
         if getattr(picture, "n_frames", 1) > 1:
             raise RowError("image has several frames", hint="save one frame as its own image")
         rotated = picture.getexif().get(_ORIENTATION) in _TRANSPOSED

@@ -21,6 +21,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from tunesmith.records import Chat, Completion, Message, Part, Record, TextPart
@@ -39,8 +40,12 @@ _IMAGE_TYPES = ("image", "image_url", "input_image")
 _SOURCES = ("image_url", "image", "url")
 """Keys of an image part that may hold the image, or an object that holds it. `bytes` and `path` can
 hold it too; `bytes` is used if both are there."""
+_OTHER_MEDIA = ("audio", "data", "file", "source", "video")
+"""Keys of an image part that hold media in forms that are not read. Without them, the part would
+get the next image of the column."""
 
-Read = Callable[[object], Image]
+Read = Callable[[object, Mapping[str, Any]], Image]
+"""Returns the image of a value; the second argument is the part around it, or an empty object."""
 
 
 def mark_images(
@@ -81,12 +86,12 @@ class _Row:
     placeholders: int = 0
     """Number of placeholders found so far; each takes the next image."""
 
-    def next(self) -> str:
-        """Return the mark of the next image in the column."""
+    def next(self, part: Mapping[str, Any] = MappingProxyType({})) -> str:
+        """Return the mark of the next image in the column, which ``part`` stands for."""
         self.placeholders += 1
         if self.placeholders > len(self.values):
             return ""  # reported when all placeholders have been counted
-        return _mark(self.read(self.values[self.placeholders - 1]))
+        return _mark(self.read(self.values[self.placeholders - 1], part))
 
     def column(self, name: str, value: object) -> object:
         """Return a column with marks in place of placeholders."""
@@ -115,7 +120,8 @@ class _Row:
         if not isinstance(part, Mapping):
             return part
         if part.get("type") in _IMAGE_TYPES:
-            text = _mark(self.read(found[0])) if (found := _sources(part)) else self.next()
+            found = _sources(part)
+            text = _mark(self.read(found[0], part)) if found else self.next(part)
             return {"type": "text", "text": text}
         if isinstance(part.get("text"), str):
             return {**part, "text": self._text(part["text"])}
@@ -132,7 +138,11 @@ def _sources(part: Mapping[str, Any]) -> list[object]:
     if len(found) > 1 or part.get("text"):
         hint = "write one part for each image, and one for each text"
         raise RowError("a part has more than one image or text", hint=hint)
-    return [s.get("url") or s if isinstance(s, Mapping) else s for s in found]
+    for key in part:
+        if key.removesuffix("_url") in _OTHER_MEDIA and part[key]:
+            hint = "write the image as a path or a data URI, and remove the key"
+            raise RowError(f"an image part has the key `{key}`, which cannot be used", hint=hint)
+    return found
 
 
 def _mark(image: Image) -> str:

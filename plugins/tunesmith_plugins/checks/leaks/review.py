@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -29,9 +29,6 @@ MAX_TOLERATED_SHARE = 0.02
 """If a larger share of the test rows leaks, scores are worthless, and the finding is an error."""
 BY_DESIGN = 0.2
 """If at least this share of the rows follows a template, the data was created from templates."""
-DIVIDED = 0.9
-"""If a splitter put at least this share of the rows beside rows of their group, it divides groups
-on purpose, for example to train a model for each user."""
 CERTAIN_KINDS: tuple[LeakKind, ...] = ("exact", "inside", "group", "answer")
 """Kinds of leaks that cannot be coincidence, unlike mere resemblance."""
 
@@ -55,6 +52,10 @@ MESSAGES: dict[LeakKind, str] = {
     "group": "belong to a group that also contains {other} rows",
     "answer": "contain the answer in their prompt",
 }
+DividesGroups = Callable[[bool], bool]
+"""Returns True if an offer of the run declares that rows of one group belong in both splits. The
+argument is True if the user or the data loader provided at least one of the two."""
+
 DESIGN_HINTS: dict[LeakKind, str] = {
     "template": "fine if predicting those values is the task",
     "group": "fine if each group, such as a user, gets its own model",
@@ -83,6 +84,8 @@ class ComparedParts:
     names: tuple[str, str]
     are_given: bool
     """True if the user or the data loader provided at least one of the two."""
+    divides_groups: bool = False
+    """True if rows of one group belong in both."""
 
     @property
     def is_decisive(self) -> bool:
@@ -96,6 +99,7 @@ def review(
     test: Sequence[Record],
     *,
     given: Collection[str] = ("validation", "test"),
+    divides_groups: DividesGroups = lambda are_given: False,
 ) -> list[Finding]:
     """Return findings about leaks, one per kind and pair of splits.
 
@@ -106,9 +110,14 @@ def review(
     found = (
         *(() if templates else (NO_TEMPLATES,)),
         *_review_parts(
-            train, {"test": test, "validation": validation}, "training", given, templates=templates
+            train,
+            {"test": test, "validation": validation},
+            "training",
+            given,
+            divides_groups,
+            templates=templates,
         ),
-        *_review_parts(validation, {"test": test}, "validation", given),
+        *_review_parts(validation, {"test": test}, "validation", given, divides_groups),
     )
     return [*found, *_review_answers(train, test)]
 
@@ -118,6 +127,7 @@ def _review_parts(
     queries: Mapping[str, Sequence[Record]],
     name: str,
     given: Collection[str],
+    divides_groups: DividesGroups,
     *,
     templates: bool = True,
 ) -> Iterator[Finding]:
@@ -140,7 +150,9 @@ def _review_parts(
         rows = range(start, start + len(records))
         own = [replace(leak, row=leak.row - start) for leak in leaks if leak.row in rows]
         are_given = name in given or other in given
-        yield from _describe_leaks(own, ComparedParts(known, records, (name, other), are_given))
+        divides = divides_groups(are_given)
+        parts = ComparedParts(known, records, (name, other), are_given, divides)
+        yield from _describe_leaks(own, parts)
         start += len(records)
 
 
@@ -162,10 +174,11 @@ def _build_finding(leaks: Sequence[Leak], parts: ComparedParts) -> Finding:
     kind, share = leaks[0].kind, len(leaks) / len(parts.queries)
     other, name = parts.names
     is_design = kind == "template" and (share >= BY_DESIGN or not parts.are_given)
-    is_design |= kind == "group" and share >= DIVIDED and not parts.are_given
+    is_design |= kind == "group" and parts.divides_groups
     level: Literal["info", "warning", "error"] = "info" if is_design else "warning"
     if (
         kind in CERTAIN_KINDS
+        and not is_design
         and share > MAX_TOLERATED_SHARE
         and parts.is_decisive
         and parts.are_given

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from random import Random
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from tunesmith.contracts import Dataset
 from tunesmith.data.units import RecordsByUnit
 from tunesmith.records import Chat, Completion, Message, Record, Role
+from tunesmith.testing.ngram import NGRAM
 from tunesmith_plugins.checks import leaks
 from tunesmith_plugins.checks.leaks import review as review_module
 from tunesmith_plugins.checks.leaks.review import review
+from tunesmith_plugins.splitters.grouped import GROUPED
 
 CLEAN = [
     "why does the lamp in the hall flicker at night",
@@ -192,15 +197,35 @@ def test_a_group_in_both_parts_is_an_error() -> None:
     assert "a:1 (training)" in finding.examples[0]
 
 
-def test_groups_that_a_splitter_divides_are_by_design() -> None:
-    """As for a model per user: nearly every test row is of a group with training rows."""
+@pytest.mark.parametrize(
+    ("given", "by_splitter", "by_technique", "level"),
+    [
+        (False, False, False, "warning"),
+        (False, True, False, "info"),
+        (False, False, True, "info"),
+        (True, False, False, "error"),
+        (True, True, False, "error"),  # the splitter did not make these splits
+        (True, False, True, "info"),
+    ],
+)
+def test_groups_are_divided_on_purpose_if_an_offer_declares_it(
+    given: bool, by_splitter: bool, by_technique: bool, level: str
+) -> None:
+    """As for a model per user: all test rows are of a group with training rows."""
     train = [*rows(CLEAN[:1], "a", "ann"), *rows(CLEAN[1:2], "a", "bob")]
     test = rows(distinct(Random(0), 10), "b", "bob")
-    (finding,) = review(train, [], test, given=())
-    assert (finding.level, finding.test_rows) == ("info", ())
-    assert finding.hint == "fine if each group, such as a user, gets its own model"
-    (partly,) = review(train, [], [*test[:8], *rows(CLEAN[2:], "c", "eve")], given=())
-    assert (partly.level, len(partly.test_rows)) == ("warning", 8)
+    dataset = Dataset(train=train, test=test) if given else Dataset(train=[*train, *test])
+    declared = SimpleNamespace(
+        split=SimpleNamespace(offer=replace(GROUPED, divides_groups=by_splitter)),
+        technique=SimpleNamespace(offer=replace(NGRAM, divides_groups=by_technique)),
+    )
+    plan: Any = declared
+    (finding,) = leaks.review_data(dataset, train, (), test, plan)
+    assert (finding.level, finding.count) == (level, 10)
+    assert finding.test_rows == (() if level == "info" else (*range(10),))
+    assert ("gets its own model" in finding.hint) == (level == "info")
+    (unknown,) = leaks.review_data(dataset, train, (), test)
+    assert unknown.level == ("error" if given else "warning"), "without a run file"
 
 
 def test_answers_in_prompts_are_an_error_unless_that_is_the_task() -> None:
