@@ -150,6 +150,18 @@ class MetricView:
         )
 
     @property
+    def fewer_rows(self) -> str:
+        """The models that were measured on a part of the rows, as a sentence; empty if none."""
+        most = max(event.n for event in self.events)
+        fewer = [f"{one_line(e.model)} on {e.n:,}" for e in self.events if e.n < most]
+        if not fewer:
+            return ""
+        return (
+            f"Measured on a part of the {most:,} rows: {', '.join(fewer)}. Differences compare the "
+            "rows that both models answered."
+        )
+
+    @property
     def scores(self) -> list[ScoreRow]:
         """The score of each model, the first measured model first."""
         return [ScoreRow.of(event) for event in self.events]

@@ -484,6 +484,8 @@ def test_a_model_that_was_asked_fewer_rows(tmp_path: Path) -> None:
     *events, end = [e for e in sample_run(steps=3) if not isinstance(e, Measured)]
     raw = page(tmp_path, [*events, *measured, replace(end, verdict=VERDICT)])
     assert len(articles(raw)) == 3 and raw.count("not asked") == 4
+    text = " ".join(outline(raw).text.split())
+    assert "Measured on a part of the 3 rows: zero-shot on 1, linear on 1. Differences" in text
 
 
 def test_filters_work_without_script(tmp_path: Path) -> None:
