@@ -66,7 +66,7 @@ TEXT_OVERLAP = EvaluatorOffer(
     answer_limit=TextOverlapOptions.answer_limit,
     # BLEU is 0 for answers with fewer than four words, such as those of the kit.
     sample_records=(
-        Completion(source="sample:1", prompt="Where is it?", completion="On the table in the hall."),
+        Completion(source="sample:1", prompt="Where is it?", completion="It is in the hall."),
         Completion(source="sample:2", prompt="When is it?", completion="On the first day of May."),
     ),
 )
