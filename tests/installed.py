@@ -100,6 +100,9 @@ class ReadmeOptions(BaseModel):
     files: Mapping[str, str] = Field(
         {}, description="More files: their text, or the language of the README's last such block."
     )
+    installs: tuple[str, ...] = Field(
+        (), description="Commands of the README that install what offers need besides the wheel."
+    )
     commands: tuple[str, ...] = Field(
         ("tunesmith run run.toml",), description="Commands that the README shows, or runs."
     )
@@ -110,11 +113,6 @@ class ReadmeOptions(BaseModel):
         "", description="Like a file: a Python program that reads the result and prints a line."
     )
     environment: Mapping[str, str] = Field({}, description="Environment variables.")
-    expected_failures: Mapping[str, str] = Field(
-        {},
-        alias="expected-failures",
-        description="The reason for each check that fails: CHECK[OFFER].",
-    )
     samples: tuple[str, ...] = Field(
         (), description="Options for the conformance kit: COMPONENT.KEY=VALUE."
     )
@@ -176,10 +174,16 @@ def pip_install(environment: Environment, *arguments: str | Path) -> None:
     command = [sys.executable, "-m", "pip", "--python", str(environment.python)]
     command += ["--disable-pip-version-check", "install", "--quiet", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-    if done.returncode and any(text in done.stderr for text in NOT_HERE):
-        raise NotHere(errors[0] if errors else done.stderr[-300:])
+    refuse_missing(done)
     require(done.returncode == 0, done.stderr.strip()[-800:])
+
+
+def refuse_missing(done: subprocess.CompletedProcess[str]) -> None:
+    """Raise an error if pip failed because a requirement has no version for this machine."""
+    if done.returncode and any(text in done.stderr for text in NOT_HERE):
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        text = errors[0].removeprefix("ERROR: ") if errors else done.stderr[-300:]
+        raise NotHere(text.partition(" (from versions:")[0])
 
 
 def clone(environment: Environment, folder: Path) -> Environment:
@@ -227,6 +231,7 @@ class Shell:
             text=True,
             check=False,
         )
+        refuse_missing(done)
         printed = (done.stdout + done.stderr).strip()
         require(done.returncode == 0, f"{command}: {printed[-1500:]}")
         return done
@@ -238,13 +243,14 @@ class Readme:
 
     text: str
     options: ReadmeOptions
+    wheel: Path
     model: Path
     folder: Path
 
     @classmethod
-    def read(cls, project: Path, model: Path, folder: Path) -> Readme:
+    def read(cls, project: Path, wheel: Path, model: Path, folder: Path) -> Readme:
         text = (project / "README.md").read_text(encoding="utf-8")
-        return cls(text, read_options(project), model, folder)
+        return cls(text, read_options(project), wheel, model, folder)
 
     def find_blocks(self, language: str) -> list[str]:
         return re.findall(rf"^```{language}\n(.*?)^```", self.text, re.DOTALL | re.MULTILINE)
@@ -276,7 +282,12 @@ class Readme:
 
     def adapt(self, text: str) -> str:
         """Replace models, addresses and the like by those of this machine."""
-        places = {"{model}": str(self.model), "{folder}": str(self.folder), "{account}": getuser()}
+        places = {
+            "{model}": str(self.model),
+            "{folder}": str(self.folder),
+            "{wheel}": str(self.wheel),
+            "{account}": getuser(),
+        }
         models = dict.fromkeys(MODELS, "{model}")
         for old, new in {**self.options.replace, **models, **places}.items():
             text = text.replace(old, new)
@@ -288,17 +299,27 @@ class Readme:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(self.adapt(text), encoding="utf-8")
 
+    def run_installs(self, environment: Environment) -> None:
+        """Install what offers need besides the wheel."""
+        self._require_shown(self.options.installs)
+        shell = Shell(environment, self.folder, {})
+        for command in self.options.installs:
+            shell.run(self.adapt(command))
+
+    def _require_shown(self, commands: Iterable[str]) -> None:
+        unknown = {*commands} - self.list_commands()
+        require(not unknown, f"the README does not show {sorted(unknown)}")
+
     def run_commands(self, environment: Environment) -> str:
         """Run the commands; return what was run and read."""
-        unknown = {*self.options.commands} - self.list_commands()
-        require(not unknown, f"the README does not show {sorted(unknown)}")
+        self._require_shown(self.options.commands)
         quick = {key: value for key, value in QUICK.items() if key not in self.options.without}
         own = {key: self.adapt(value) for key, value in self.options.environment.items()}
         shell, run = Shell(environment, self.folder, {**quick, **own}), "RUN"
         for command in self.options.commands:
             ended = shell.run(re.sub(r"\bRUN\b", run, self.adapt(command)))
             run = found[1] if (found := RUN_FOLDER.search(ended.stdout + ended.stderr)) else run
-        done = [f"`{command}`" for command in self.options.commands]
+        done = [f"`{command}`" for command in (*self.options.installs, *self.options.commands)]
         if self.options.reads:
             printed = shell.run("python reads.py").stdout.strip().splitlines()
             done.append(f"reads: {printed[-1]}")
@@ -327,25 +348,17 @@ def list_missing(plugins: Iterable[Any]) -> set[str]:
 
 def check_plugins(environment: Environment, plugins: Iterable[Any], readme: Readme) -> str:
     """Run the conformance kit on plugins; return the number of checks by state."""
-    expected = readme.options.expected_failures
     counts: Counter[str] = Counter()
-    failed: set[str] = set()
     sets = [word for sample in readme.options.samples for word in ("--set", readme.adapt(sample))]
     for plugin in plugins:
         arguments = ("plugins", "check", plugin["full_name"], "--json", *sets)
         done = environment.tunesmith(*arguments, cwd=readme.folder)
         require(done.stdout, done.stderr[-1500:])
         for result in json.loads(done.stdout)["results"]:
+            name = f"{result['check']}[{result['offer']}]"
+            require(result["state"] != "failed", f"{name}: {result['detail']}")
             counts[result["state"]] += 1
-            if result["state"] == "failed":
-                name = f"{result['check']}[{result['offer']}]"
-                require(name in expected, f"{name}: {result['detail']}")
-                failed.add(name)
-    never = expected.keys() - failed
-    require(not never, f"expected to fail, but did not: {sorted(never)}")
-    reasons = "; ".join(dict.fromkeys(expected.values()))
-    text = ", ".join(f"{counts[state]} {state}" for state in ("passed", "skipped", "not run"))
-    return f"{text}, {counts['failed']} expected to fail ({reasons})" if reasons else text
+    return ", ".join(f"{counts[state]} {state}" for state in ("passed", "skipped", "not run"))
 
 
 # --------------------------------------------------------------------------- distributions
@@ -360,6 +373,10 @@ def list_versions(environment: Environment, folder: Path) -> dict[str, str]:
     require(done.returncode == 0, done.stderr)
     versions: dict[str, str] = json.loads(done.stdout)
     return versions
+
+
+def name_project(project: Path) -> str:
+    return "tunesmith" if project == ROOT else project.name
 
 
 def pick_versions(
@@ -380,6 +397,7 @@ class Installed:
         self.folder = folder
         self.whole = Environment(folder / "whole")
         self._write = write
+        self._tiny = folder / "tiny"
         self._shared: dict[str, str] = {}
 
     def try_whole(self, wheel: Path) -> str:
@@ -387,10 +405,11 @@ class Installed:
         place = self._create_folder("tunesmith")
         subprocess.run([sys.executable, "-m", "venv", self.whole.folder], check=True)
         pip_install(self.whole, wheel)
+        readme = Readme.read(ROOT, wheel, self._tiny, place / "project")
         done = self.whole.run(["-c", SAVE_MODEL], cwd=self.folder)
         require(done.returncode == 0, done.stderr[-800:])
         self._shared = list_versions(self.whole, self.folder)
-        return self._use(self.whole, ROOT, place)
+        return self._use(self.whole, ROOT, readme, place)
 
     def try_contrib(self, wheel: Path, project: Path) -> str:
         """Try a distribution of contrib in a copy of the environment that has tunesmith alone."""
@@ -398,7 +417,13 @@ class Installed:
         try:
             environment = clone(self.whole, place / "venv")
             pip_install(environment, wheel)
-            return self._use(environment, project, place)
+            readme = Readme.read(project, wheel, self._tiny, place / "project")
+            readme.run_installs(environment)
+            return self._use(environment, project, readme, place)
+        except NotHere as error:
+            unknown = {"packages": {}, "kit": "not installable", "readme": ""}
+            self._record(project, wheel, **unknown, not_shown=f"anything: {error}")
+            raise
         finally:
             rmtree(place / "venv", ignore_errors=True)
 
@@ -407,10 +432,8 @@ class Installed:
         (place / "project").mkdir(parents=True)
         return place
 
-    def _use(self, environment: Environment, project: Path, place: Path) -> str:
-        name = "tunesmith" if project == ROOT else project.name
-        plugins = load_plugins(environment, name, place)
-        readme = Readme.read(project, self.folder / "tiny", place / "project")
+    def _use(self, environment: Environment, project: Path, readme: Readme, place: Path) -> str:
+        plugins = load_plugins(environment, name_project(project), place)
         readme.write_files()
         if project == ROOT:
             kit = f"{len(plugins)} plugins load"
@@ -418,20 +441,27 @@ class Installed:
             missing = list_missing(plugins)
             require(not missing, "; ".join(sorted(missing)))
             kit = check_plugins(environment, plugins, readme)
-        found = list_versions(environment, place)
+        packages = pick_versions(project, list_versions(environment, place), self._shared)
         used = readme.run_commands(environment)
-        about = {
-            "version": found[name],
+        self._record(
+            project,
+            readme.wheel,
+            packages=packages,
+            kit=kit,
+            readme=used,
+            not_shown=readme.options.not_shown,
+        )
+        return f"{kit}; {used}"
+
+    def _record(self, project: Path, wheel: Path, **about: Any) -> None:
+        if not self._write:
+            return
+        head = {
+            "version": wheel.name.split("-")[1],
             "date": date.today().isoformat(),
             "python": ".".join(map(str, sys.version_info[:2])),
-            "packages": pick_versions(project, found, self._shared),
-            "kit": kit,
-            "readme": used,
-            "not_shown": readme.options.not_shown,
         }
-        if self._write:
-            record(name, about)
-        return f"{kit}; {used}"
+        record(name_project(project), {**head, **about})
 
 
 def record(name: str, about: Mapping[str, Any]) -> None:

@@ -238,6 +238,9 @@ class EvaluatorOffer(ComponentOffer[C]):
     """True if the evaluator can measure records with media, because it passes prompts to the model
     unchanged. If False, a run file that names it for such records is rejected, and it is not used
     by default."""
+    sample_records: tuple[Record, ...] = field(default=(), hash=False)
+    """Records for the conformance kit, if its own lack what the metrics rate, such as code in the
+    answers: at least two."""
 
 
 Solution = Literal["constant", "classifier", "prompt", "retrieval"]

@@ -213,15 +213,6 @@ EXPECTED_FAILURES: dict[str, str] = {
         )
     },
     **{
-        f"code: {check}[code]": "it needs tests in each row, which the kit's records do not have"
-        for check in (
-            "metrics_are_declared",
-            "same_result_twice",
-            "does_not_depend_on_batching",
-            "perfect_model_scores_best",
-        )
-    },
-    **{
         f"constrained-json: {check}[constrained-json]": (
             "the kit's fake model cannot be constrained, and the kit's answers are not JSON objects"
         )
@@ -232,9 +223,6 @@ EXPECTED_FAILURES: dict[str, str] = {
             "perfect_model_scores_best",
         )
     },
-    "text-overlap: perfect_model_scores_best[text-overlap]": (
-        "the kit's answers have fewer than four words, of which BLEU is 0 by its definition"
-    ),
     "judge: perfect_model_scores_best[judge]": (
         "ten anchors are needed to test a judge, and the kit has fewer records"
     ),

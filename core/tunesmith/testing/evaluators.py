@@ -42,14 +42,16 @@ nothing."""
 
 
 def choose_records(subject: Subject) -> tuple[Record, ...]:
-    """Return records for which the evaluator is a default, otherwise prompts with completions.
+    """Return the offer's records, otherwise some of the kit's.
+
+    Those are records for which the evaluator is a default, or prompts with completions.
 
     Raises:
         NotApplicable: the evaluator measures only models of a run.
     """
     if subject.offer.needs_run:
         raise NotApplicable("the evaluator measures only models of a run")
-    return next(
+    return subject.offer.sample_records or next(
         (records for records in RECORD_SETS if subject.offer.default_for(records)), RECORD_SETS[0]
     )
 
@@ -87,6 +89,20 @@ def worked_examples(subject: Subject) -> list[EvaluatorExample]:
     """Return the evaluator's worked examples, written by its author."""
     examples = subject.samples.examples.get(subject.offer.name, ())
     return [example for example in examples if isinstance(example, EvaluatorExample)]
+
+
+@check("evaluator")
+def sample_records_can_be_measured(subject: Subject) -> None:
+    """The offer's sample records are of kinds that it accepts, and there are at least two.
+
+    With one record, nothing would show that its value does not depend on others.
+    """
+    records, accepts = subject.offer.sample_records, subject.offer.accepts
+    if not records:
+        raise NotApplicable("the offer names no records for the kit")
+    require(len(records) > 1, "`sample_records` has one record, and two are needed")
+    refused = {type(r).__name__ for r in records if accepts is not None and type(r) not in accepts}
+    require(not refused, f"`sample_records` has a {', '.join(sorted(refused))}, not in `accepts`")
 
 
 @check("evaluator")
@@ -153,7 +169,8 @@ def perfect_model_scores_best(subject: Subject) -> None:
 
     The offer declares whether higher or lower is better. Descriptive and optional metrics are not
     checked, and for a metric over all rows, only the mean counts. If the kit's records lack what a
-    metric rates, such as a date in the answer, the records of the worked examples are used.
+    metric rates, such as a date in the answer, the offer's ``sample_records`` take their place, or
+    the records of worked examples are added.
     """
     rating = [
         metric
@@ -171,15 +188,18 @@ def perfect_model_scores_best(subject: Subject) -> None:
         if max(gains) > 0:
             continue
         require(
-            not worked_examples(subject) and varies_with_the_answer(subject, metric),
+            not (subject.offer.sample_records or worked_examples(subject))
+            and varies_with_the_answer(subject, metric),
             f"{metric.name} does not distinguish a perfect model from a poor one; if it rates "
-            "something that the kit's records lack, pass examples that have it",
+            "something that these records lack, name some in the offer's `sample_records`, or "
+            "pass examples that have it",
         )
         undecided.append(metric.name)
     if undecided:
         raise NeedsSample(
             f"{', '.join(undecided)} rates something that the kit's records lack: "
-            f"needs examples for {subject.offer.name}: pass `examples` in a test"
+            f"needs examples for {subject.offer.name}: name some in the offer's `sample_records`, "
+            "or pass `examples` in a test"
         )
 
 

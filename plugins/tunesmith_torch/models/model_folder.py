@@ -66,6 +66,9 @@ _BITS_OF_FORMAT = {
 }
 """Bits per value for the dtypes of a safetensors file; rare dtypes are not checked."""
 
+_QUANTIZED_FORMATS = ("U8", "I8", "U32", "I32")
+"""Dtypes of quantized weights: bytes, or several weights packed into one integer, as in MLX."""
+
 _MAX_VALUES_PER_BYTE = 16
 """Maximum weights in the config per byte of the weight files; 4-bit weights have two per byte."""
 
@@ -150,17 +153,17 @@ def _check_promised_weights(config: Mapping[str, Any], files: list[Path], path: 
 
 
 def _check_promised_format(config: Mapping[str, Any], files: Sequence[Path], path: Path) -> None:
-    """Check that a config with quantization belongs to weights that are stored as bytes.
+    """Check that a config with quantization belongs to weights that are stored as integers.
 
     Raises:
-        IntegrityError: the config describes quantized weights, but no weight is stored as bytes.
+        IntegrityError: the config describes quantized weights, but no weight is an integer.
     """
     if not config.get("quantization_config"):
         return
     for file in files:
         with file.open("rb") as stream:
             header = stream.read(struct.unpack("<Q", stream.read(8))[0])
-        if b'"U8"' in header or b'"I8"' in header:
+        if any(f'"{name}"'.encode() in header for name in _QUANTIZED_FORMATS):
             return
     raise IntegrityError(
         f"{path}: has a quantization_config, but none of the weights is quantized",

@@ -14,7 +14,7 @@ from mutations import find_failed, specimen
 from tunesmith.contracts import Measurement, TextModel
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.options import Options
-from tunesmith.records import Completion, Record, last_exchange
+from tunesmith.records import Chat, Completion, Record, Text, last_exchange
 from tunesmith.testing import EvaluatorExample, run_checks
 
 Score = Callable[[str, str], float]
@@ -198,22 +198,30 @@ GREETED = EvaluatorExample(
 )
 
 
-def rate(score: Score, examples: Sequence[EvaluatorExample]) -> tuple[str, str]:
-    """Return the state of the check that compares with a perfect model, and its detail."""
+def rate(
+    score: Score,
+    examples: Sequence[EvaluatorExample] = (),
+    *,
+    records: Sequence[Record] = (),
+    check: str = "perfect_model_scores_best",
+) -> tuple[str, str]:
+    """Return the state of a check, and its detail."""
     offer = EvaluatorOffer(
         name="mine",
         summary="style",
         config=NoOptions,
         build=lambda options: TextEvaluator("style", score),
         metrics=(Metric(name="style", higher_is_better=True),),
+        accepts=frozenset({Completion, Chat}),
+        sample_records=tuple(records),
     )
     results = run_checks(specimen("evaluators", offer), examples={"mine": examples})
-    (result,) = (r for r in results if r.check == "perfect_model_scores_best")
+    (result,) = (r for r in results if r.check == check)
     return result.state, result.detail
 
 
 def test_what_the_records_of_the_kit_do_not_have_is_compared_on_examples() -> None:
-    state, detail = rate(has_greeting, [])
+    state, detail = rate(has_greeting)
     assert state == "not run" and "needs examples for mine" in detail
     assert rate(has_greeting, [GREETED])[0] == "passed"
     impolite = replace(GREETED, records=[replace(GREETED.records[0], completion="It is.")])
@@ -221,5 +229,42 @@ def test_what_the_records_of_the_kit_do_not_have_is_compared_on_examples() -> No
     assert state == "failed" and "pass examples that have it" in detail
 
 
+def has_date(answer: str, reference: str) -> float:
+    """Rate only answers with a date."""
+    return float("2026" in answer and answer == reference)
+
+
+DATED = tuple(
+    Completion(source=f"rows:{n}", prompt=f"{n}?", completion=f"2026-01-0{n}") for n in range(1, 4)
+)
+
+
+def test_sample_records_take_the_place_of_the_records_of_the_kit() -> None:
+    """The kit's own answers have no date, so that a perfect model would not be any better."""
+    assert rate(has_date)[0] == "failed"
+    assert rate(has_date, records=DATED)[0] == "passed"
+    undated = [replace(record, completion="soon") for record in DATED]
+    state, detail = rate(has_date, records=undated)
+    assert state == "failed" and "name some in the offer's `sample_records`" in detail
+    state, detail = rate(has_greeting, records=undated)
+    assert state == "failed", "another answer would get another value, but no sample record has it"
+
+
+@pytest.mark.parametrize(
+    ("records", "state", "text"),
+    [
+        ((), "skipped", "names no records"),
+        (DATED, "passed", ""),
+        (DATED[:1], "failed", "one record"),
+        ((*DATED, Text(source="rows:4", text="2026")), "failed", "a Text, not in `accepts`"),
+    ],
+)
+def test_sample_records_are_several_of_accepted_kinds(
+    records: tuple[Record, ...], state: str, text: str
+) -> None:
+    found, detail = rate(has_date, records=records, check="sample_records_can_be_measured")
+    assert (found, text in detail) == (state, True)
+
+
 def test_a_metric_with_one_value_for_all_answers_fails_without_examples_too() -> None:
-    assert rate(lambda answer, reference: 0.5, [])[0] == "failed"
+    assert rate(lambda answer, reference: 0.5)[0] == "failed"

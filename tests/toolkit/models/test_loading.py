@@ -297,6 +297,16 @@ def test_a_sharded_model_is_loaded(folder: Path) -> None:
     load(folder)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.uint32, torch.int32])
+def test_a_quantized_model_stores_integers(folder: Path, dtype: torch.dtype) -> None:
+    """MLX packs several weights into 32 bits; bitsandbytes stores bytes."""
+    edit_config(folder, quantization_config={"bits": 8, "group_size": 32})
+    with pytest.raises(IntegrityError, match="none of the weights is quantized"):
+        check_model_folder(folder)
+    edit_weights(folder, lambda tensors: tensors.update(packed=torch.zeros(4, dtype=dtype)))
+    check_model_folder(folder)
+
+
 # ------------------------------------------------------------ device and precision
 
 

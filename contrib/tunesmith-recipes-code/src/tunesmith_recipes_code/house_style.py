@@ -161,6 +161,16 @@ def _read_builtin(node: ast.AST) -> str:
     return ""
 
 
+SAMPLE_RECORDS = tuple(
+    Completion(
+        source=f"sample:{number}",
+        prompt=f"Write a function that returns {number}.",
+        completion=f'def get_{name}() -> int:\n    """Return {number}."""\n    return {number}',
+    )
+    for number, name in enumerate(("zero", "one", "two"))
+)
+"""Records for the conformance kit, whose own answers have no code."""
+
 HOUSE_STYLE = EvaluatorOffer(
     name="house-style",
     summary="share of answers whose Python code keeps to a team's conventions",
@@ -170,4 +180,5 @@ HOUSE_STYLE = EvaluatorOffer(
     accepts=frozenset({Completion, Chat}),
     generates=True,
     answer_limit=HouseStyleOptions.answer_limit,
+    sample_records=SAMPLE_RECORDS,
 )

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
+from tunesmith.records import Completion
 from tunesmith_evidence.answers.generate import AnswerOptions
 from tunesmith_evidence.answers.numbers import NUMBER, read_number
 from tunesmith_evidence.answers.parts import offer_parts_evaluator
@@ -161,10 +162,26 @@ def judge(
     return given.doses == right.doses, given.stopped == right.stopped, given.asked == right.asked
 
 
-MEDICATION = offer_parts_evaluator(
-    name="medication",
-    summary="doses, negations and open questions of medication orders",
-    config=MedicationOptions,
-    metrics=("orders-safe", "doses-preserved", "negations-preserved", "questions-preserved"),
-    judge=judge,
+SAMPLE_RECORDS = tuple(
+    Completion(source=f"sample:{number}", prompt=prompt, completion=order)
+    for number, (prompt, order) in enumerate(
+        (
+            ("Aspirin, a hundred milligrams a day.", "START aspirin 100 mg daily"),
+            ("No more warfarin for now.", "HOLD warfarin"),
+            ("Give some insulin tonight.", "ASK dose of insulin"),
+        ),
+        1,
+    )
+)
+"""Records for the conformance kit, whose own answers have no orders."""
+
+MEDICATION = replace(
+    offer_parts_evaluator(
+        name="medication",
+        summary="doses, negations and open questions of medication orders",
+        config=MedicationOptions,
+        metrics=("orders-safe", "doses-preserved", "negations-preserved", "questions-preserved"),
+        judge=judge,
+    ),
+    sample_records=SAMPLE_RECORDS,
 )

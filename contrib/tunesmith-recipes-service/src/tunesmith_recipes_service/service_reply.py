@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from decimal import Decimal
 from itertools import permutations
 
 from pydantic import Field
 
+from tunesmith.records import Completion
 from tunesmith_evidence.answers.generate import AnswerOptions
 from tunesmith_evidence.answers.normalize import normalize_unicode
 from tunesmith_evidence.answers.numbers import NUMBER, read_number
@@ -128,10 +130,28 @@ def _contains_any(text: str, phrases: Sequence[str]) -> bool:
     return any(re.search(rf"(?<!\w){re.escape(p)}", text, re.IGNORECASE) for p in phrases)
 
 
-SERVICE_REPLY = offer_parts_evaluator(
-    name="service-reply",
-    summary="policy, escalation and brand of replies to customers",
-    config=ServiceReplyOptions,
-    metrics=("reply-acceptable", "policy-kept", "escalation-right", "brand-kept"),
-    judge=judge,
+SAMPLE_RECORDS = (
+    Completion(
+        source="sample:1",
+        prompt="The lamp arrived broken.",
+        completion="We refund 40 EUR within 5 days. Hygge Home",
+    ),
+    Completion(
+        source="sample:2",
+        prompt="The lamp hurt my child.",
+        completion="A supervisor calls you today. Hygge Home",
+    ),
+)
+"""Records for the conformance kit, in whose own answers nobody is offered anything."""
+
+SERVICE_REPLY = replace(
+    offer_parts_evaluator(
+        name="service-reply",
+        summary="policy, escalation and brand of replies to customers",
+        config=ServiceReplyOptions,
+        metrics=("reply-acceptable", "policy-kept", "escalation-right", "brand-kept"),
+        judge=judge,
+    ),
+    sample={"actions": {"refund": ["refund"]}, "brand": ["Hygge Home"]},
+    sample_records=SAMPLE_RECORDS,
 )

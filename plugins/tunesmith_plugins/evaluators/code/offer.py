@@ -108,4 +108,13 @@ CODE = EvaluatorOffer(
     accepts=frozenset({Chat, Completion}),
     generates=True,
     answer_limit=CodeOptions.answer_limit,
+    sample_records=tuple(
+        Completion(
+            source=f"sample:{number}",
+            prompt=f"Add {number}.",
+            completion=f"def add(a):\n    return a + {number}",
+            slices=(("test", f"assert add(1) == {1 + number}"),),
+        )
+        for number in (1, 2)
+    ),
 )

@@ -64,4 +64,9 @@ TEXT_OVERLAP = EvaluatorOffer(
     needs=("sacrebleu>=2.4", "numpy>=1.26"),
     generates=True,
     answer_limit=TextOverlapOptions.answer_limit,
+    # BLEU is 0 for answers with fewer than four words, such as those of the kit.
+    sample_records=(
+        Completion(source="sample:1", prompt="Where is it?", completion="It is in the hall."),
+        Completion(source="sample:2", prompt="When is it?", completion="On the first day of May."),
+    ),
 )
