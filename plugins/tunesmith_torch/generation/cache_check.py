@@ -37,8 +37,24 @@ ROW_TOKENS = 3, 6
 """Number of tokens in each test row after the prefix, without the decoded tokens."""
 DECODED_TOKENS = 2
 
+__all__ = ["declare_copy"]
+
+_originals: WeakKeyDictionary[nn.Module, PreTrainedModel] = WeakKeyDictionary()
 _cached: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 _padded: WeakKeyDictionary[nn.Module, dict[tuple[int, ...], bool]] = WeakKeyDictionary()
+
+
+def declare_copy(copied: nn.Module, original: nn.Module) -> None:
+    """Let a copy with other weights share the results of the original's tests.
+
+    Both must compute in the same way; PEFT's wrapper is allowed. A test takes as long as a short
+    answer, which matters if there is a copy for each of a thousand users.
+    """
+    try:
+        inner, tested = (prefix_cache.unwrap_model(model) for model in (copied, original))
+    except prefix_attention.UnsupportedModel:
+        return  # such models are never tested
+    _originals[inner] = _originals.get(tested, tested)
 
 
 def can_use_cached_attention(model: PreTrainedModel, longest: int) -> bool:
@@ -51,15 +67,16 @@ def can_use_cached_attention(model: PreTrainedModel, longest: int) -> bool:
             return False
     except ForwardErrors:  # an architecture that does not have the usual cache, such as BLT
         return False
-    if model not in _cached:
-        _cached[model] = _is_accepted(model, _cache_error)
-    return _cached[model]
+    tested = _originals.get(model, model)
+    if tested not in _cached:
+        _cached[tested] = _is_accepted(model, _cache_error)
+    return _cached[tested]
 
 
 def can_pad(model: PreTrainedModel, longest: int) -> bool:
     """Return True if rows of up to ``longest`` tokens can be padded without changing results."""
     lengths = choose_check_lengths(model.config.get_text_config(), longest)
-    found = _padded.setdefault(model, {})
+    found = _padded.setdefault(_originals.get(model, model), {})
     if lengths not in found:
         found[lengths] = _is_accepted(
             model, lambda model: max_logprob_difference(model, packed=False, lengths=lengths)

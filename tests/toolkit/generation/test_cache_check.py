@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,11 @@ from tests.architectures.sizes import Sizes
 from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedModel
 
 from tunesmith_torch.generation import prefix_attention
-from tunesmith_torch.generation.cache_check import can_pad, can_use_cached_attention
+from tunesmith_torch.generation.cache_check import (
+    can_pad,
+    can_use_cached_attention,
+    declare_copy,
+)
 from tunesmith_torch.testing.tiny_model import build_tiny_model
 
 SIZES = Sizes(layers=2)
@@ -37,6 +42,24 @@ def test_unusual_attention_is_left_to_the_model(tmp_path: Path, name: str) -> No
     model = load(tmp_path, name)
     assert not can_use_cached_attention(model, 12)
     assert can_pad(model, 12)
+
+
+def test_copies_share_the_tests_of_their_original() -> None:
+    """Whichever is tested first, and also a copy of a copy."""
+    model = build_tiny_model()
+    passes: list[int] = []
+    model.register_forward_pre_hook(lambda *_: passes.append(1))
+    copies = [deepcopy(model) for _ in range(3)]
+    declare_copy(copies[0], model)
+    declare_copy(copies[1], copies[0])
+    assert can_use_cached_attention(copies[0], 20) and can_pad(copies[0], 20)
+    tried = len(passes)
+    assert tried
+    for each in (model, copies[1]):
+        assert can_use_cached_attention(each, 20) and can_pad(each, 20)
+    assert len(passes) == tried
+    assert can_use_cached_attention(copies[2], 20)
+    assert len(passes) > tried, "not declared"
 
 
 def test_a_wrong_result_is_found_and_the_model_is_tried_once(

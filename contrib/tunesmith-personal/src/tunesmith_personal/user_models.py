@@ -14,6 +14,7 @@ from tunesmith.errors import IntegrityError
 from tunesmith.execution.wrapped_model import WrappedModel
 from tunesmith_personal.segments import Layout
 from tunesmith_personal.store import Store
+from tunesmith_torch.generation.cache_check import declare_copy
 from tunesmith_torch.generation.text_model import TorchTextModel
 
 
@@ -84,6 +85,7 @@ def copy_with_adapter(shared: TorchTextModel, layout: Layout, vector_P: Tensor) 
         )
     for name, tensor in layout.split(vector_P).items():
         own[name_in_model(name)].copy_(tensor)
+    declare_copy(copied, model)
     return TorchTextModel(copied, shared.template, shared.device)
 
 
