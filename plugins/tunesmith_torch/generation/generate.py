@@ -49,6 +49,8 @@ from tunesmith_torch.kernels.rotary_lengths import LengthClasses, length_classes
 from tunesmith_torch.options.generation_limits import MAX_ROWS, TOKEN_BUDGET
 from tunesmith_torch.runtime.eval_mode import eval_mode
 
+__all__ = ["generate"]
+
 Row = TypeVar("Row", bound=PartialSequence)
 
 MIN_PREFILL_TOKENS, MAX_PADDING_RATIO = 256, 1.1

@@ -31,7 +31,7 @@ from tunesmith_torch.data.packing import Example, collate
 from tunesmith_torch.generation.generate import generate
 from tunesmith_torch.generation.sampling import Sampler
 from tunesmith_torch.losses.selected_positions import get_lm_head, hidden_at_targets
-from tunesmith_torch.training.additions import AdditionContext, Item, TrainingAddition
+from tunesmith_torch.training.additions import AdditionContext, TrainingAddition
 
 __all__ = ["OnPolicy"]
 
@@ -63,7 +63,7 @@ class OnPolicy(TrainingAddition):
             )
         self._tokens = 0
 
-    def draw(self, step: int) -> list[Item]:
+    def draw(self, step: int) -> list[tuple[int, Example]]:
         """Let the student answer some prompts; return each exchange as an example."""
         options, context = self._options, self._context
         count = max(1, round(options.on_policy * options.batch_size))
