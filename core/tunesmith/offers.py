@@ -239,8 +239,7 @@ class EvaluatorOffer(ComponentOffer[C]):
     unchanged. If False, a run file that names it for such records is rejected, and it is not used
     by default."""
     sample_records: tuple[Record, ...] = field(default=(), hash=False)
-    """Records for the conformance kit, if its own lack what the metrics rate, such as code in the
-    answers: at least two."""
+    """Records for the conformance kit, if its own lack what the metrics rate; at least two."""
 
 
 Solution = Literal["constant", "classifier", "prompt", "retrieval"]

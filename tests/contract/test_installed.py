@@ -18,11 +18,12 @@ PROJECTS = [ROOT, *installed.list_projects()]
 
 @pytest.mark.parametrize("project", PROJECTS, ids=lambda path: path.name)
 def test_the_readme_shows_the_commands_that_are_run(project: Path, tmp_path: Path) -> None:
-    readme = installed.Readme.read(project, tmp_path / "tiny", tmp_path)
+    readme = installed.Readme.read(project, tmp_path / "x.whl", tmp_path / "tiny", tmp_path)
     assert {*readme.options.commands} <= readme.list_commands()
     files = dict(readme.list_files())
-    everything = "\n".join([*files.values(), *readme.options.commands])
-    assert all(old in everything for old in readme.options.replace), "a text does not occur"
+    options = readme.options
+    everything = "\n".join([*files.values(), *options.commands, *options.installs])
+    assert all(old in everything for old in options.replace), "a text does not occur"
     assert not [name for name, text in files.items() if text.isalpha()], "no block is a file"
 
 
@@ -76,7 +77,7 @@ def test_commands_of_a_readme_run_outside_of_the_checkout(tmp_path: Path) -> Non
         encoding="utf-8",
     )
     environment = Environment.create(tmp_path / "venv", only=())
-    readme = installed.Readme.read(project, tmp_path / "tiny", place)
+    readme = installed.Readme.read(project, tmp_path / "x.whl", tmp_path / "tiny", place)
     readme.write_files()
     done = readme.run_commands(environment)
     assert done == f"`python copy.py s3://bucket/a`; reads: {place}/bucket/a"

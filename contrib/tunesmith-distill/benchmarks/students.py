@@ -1,11 +1,11 @@
 """Tune a teacher, and train a student of its first layers with and without it.
 
 ``python -m benchmarks.students FOLDER --base MODEL --train TRAIN.csv --test TEST.csv`` (from this
-distribution's folder) reads tables with the columns ``text`` and ``category``, keeps the first
-categories, and trains five runs in FOLDER: the teacher, the student on the rows alone, the student
-with forward and with reverse KL, and with reverse KL half on its own answers. At the end, and with
-``--show``, it prints the share of correct answers and each student's difference from the one that
-was trained on the rows alone.
+distribution's folder) reads tables with the columns ``text`` and ``category``, and keeps the first
+categories. It trains five runs in FOLDER: the teacher, and the student on the rows alone, with
+forward KL, with reverse KL, and with reverse KL half on answers that it samples. At the end, and
+with ``--show``, it prints the share of correct answers and each student's difference from the one
+that was trained on the rows alone.
 """
 
 from __future__ import annotations

@@ -83,6 +83,7 @@ def test_a_correct_plugin_passes_all_checks(base: Path) -> None:
         "applies_changes_of_updates",
         "packing_changes_nothing",
         "known_metrics_have_their_values",
+        "sample_records_can_be_measured",
     }
     assert {r.offer for r in results} == {"", "echo", "brevity"}
     assert len(results) > 30
