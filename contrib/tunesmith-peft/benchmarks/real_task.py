@@ -126,10 +126,10 @@ def describe(out: Path, name: str, reference: list[float] | None) -> tuple[str, 
     run = train(out, name, best, "test")
     values, measured = read_values(run), read_measured(run)
     score = measured["tuned", "exact-match"]
-    before, after = (
-        {metric: measured[model, metric]["value"] for metric in ("general-loss", "general-skills")}
-        for model in ("base", "tuned")
-    )
+    effects = []
+    for metric in ("general-loss", "general-skills"):  # a classifier answers no general prompt
+        pair = [measured.get((model, metric)) for model in ("base", "tuned")]
+        effects.append([each["value"] for each in pair if each is not None])
     training = json.loads((run / "report.json").read_text("utf-8"))["training"]
     files = [file for file in run.rglob("*.safetensors") if "checkpoints" not in file.parts]
     size = sum(file.stat().st_size for file in files)
@@ -143,8 +143,8 @@ def describe(out: Path, name: str, reference: list[float] | None) -> tuple[str, 
         f"{best:g}" + (" (highest)" if best == rates[-1] else ""),
         f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]",
         gain,
-        f"{after['general-loss'] - before['general-loss']:+.2f}",
-        f"{after['general-skills']:.3f}",
+        f"{effects[0][1] - effects[0][0]:+.2f}" if len(effects[0]) == 2 else "",
+        f"{effects[1][1]:.3f}" if len(effects[1]) == 2 else "",
         f"{training['seconds']:.0f}",
         f"{training['peak_memory_bytes'] / 1e9:.1f}",
         f"{size / 1e6:.1f}",
