@@ -81,8 +81,8 @@ def screen(tmp_path: Path) -> Iterator[Screen]:
     """Run the script in a terminal; return a function that waits for a text on its screen."""
     (tmp_path / "live.py").write_text(SCRIPT)
     tmux = ["tmux", "-L", f"tunesmith-{os.getpid()}", "-f", "/dev/null"]
-    keep = ("NO_COLOR", "CI", "TERM")
-    environment = {name: value for name, value in os.environ.items() if name not in keep}
+    removed = ("NO_COLOR", "CI", "TERM", "COLUMNS", "LINES")
+    environment = {name: value for name, value in os.environ.items() if name not in removed}
     environment |= {"LANG": "C.UTF-8", "TERM": "xterm-256color"}
     command = f"{sys.executable} live.py; echo ended; sleep 60"
     subprocess.run(
