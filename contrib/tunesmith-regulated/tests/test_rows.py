@@ -252,6 +252,15 @@ def add_pictures(project: Project, texts: Sequence[str]) -> Path:
     return run
 
 
+def run_with_scans(project: Project, count: int) -> None:
+    """Run the project with further test rows, which differ only in their ids."""
+    with (project.folder / "test.jsonl").open("a") as file:
+        for n in range(1, count + 1):
+            row = {"prompt": "what is it?", "completion": "it", "id": f"scan-{n}.png"}
+            file.write(json.dumps(row) + "\n")
+    project.run("first")
+
+
 def encode(name: str) -> str:
     return base64.b64encode(name.encode()).decode()
 
@@ -259,11 +268,7 @@ def encode(name: str) -> str:
 @pytest.mark.parametrize("found_by", ["place", "text"])
 def test_the_picture_of_a_row_is_found_and_deleted(new_project: Project, found_by: str) -> None:
     folder = new_project.folder
-    with (folder / "test.jsonl").open("a") as file:
-        for n in range(1, 4):
-            row = {"prompt": "what is it?", "completion": "it", "id": f"scan-{n}.png"}
-            file.write(json.dumps(row) + "\n")
-    new_project.run("first")
+    run_with_scans(new_project, 3)
     asked = "what is it?" if found_by == "place" else f"what is it? {SECRET}"
     run = add_pictures(new_project, [f"lung {asked}", "heart what is it?", "heart what is it?"])
     previews = run / "evaluations" / "previews.jsonl"
@@ -288,11 +293,7 @@ def test_the_picture_of_a_row_is_found_and_deleted(new_project: Project, found_b
 def test_pictures_of_other_rows_are_kept(new_project: Project, change: str) -> None:
     """A picture that another row has too, or rows of a file that changed after the run."""
     folder = new_project.folder
-    with (folder / "test.jsonl").open("a") as file:
-        for n in range(1, 3):
-            row = {"prompt": "what is it?", "completion": "it", "id": f"scan-{n}.png"}
-            file.write(json.dumps(row) + "\n")
-    new_project.run("first")
+    run_with_scans(new_project, 2)
     names = ["lung", "lung" if change == "shared" else "heart"]
     run = add_pictures(new_project, [f"{name} what is it?" for name in names])
     if change == "other lines":

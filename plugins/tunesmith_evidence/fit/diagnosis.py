@@ -178,11 +178,12 @@ def _measure_gap(folder: Path, report: Report, values: dict[str, float]) -> None
 
 @dataclass(frozen=True)
 class _Rise:
-    """An increase in the validation loss from the best step to the last one."""
+    """The increase in the validation loss from the best step to the last one, and the last loss."""
 
     best: int
     last: int
     interval: Interval
+    """The increase."""
     at_end: Interval
     """The validation loss after the last step."""
 

@@ -32,12 +32,12 @@ from tunesmith_torch.losses.selected_positions import (
 )
 from tunesmith_torch.models.self_check import TOLERANCE_NATS, ForwardErrors, choose_check_lengths
 
+__all__ = ["declare_copy"]
+
 PREFIX_TOKENS = 9
 ROW_TOKENS = 3, 6
 """Number of tokens in each test row after the prefix, without the decoded tokens."""
 DECODED_TOKENS = 2
-
-__all__ = ["declare_copy"]
 
 _originals: WeakKeyDictionary[nn.Module, PreTrainedModel] = WeakKeyDictionary()
 _cached: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()

@@ -1,4 +1,4 @@
-"""The forgetting budget: the divergence on new prompts predicts the loss on earlier tasks.
+"""The forgetting budget: the divergence from the previous model predicts what is forgotten.
 
 Forgetting follows the KL divergence of the tuned model from the model before, measured on the new
 task (Shenfeld et al. 2025, RL's Razor, section 4), or on earlier tasks. A score cannot lose more
@@ -118,7 +118,7 @@ def predict_loss(divergence: float, slope: float, score: float | None) -> float:
 
 @dataclass(frozen=True)
 class Point:
-    """What a finished run shows: divergence, loss of score, and the score that was there."""
+    """The divergence and the loss of score in a finished run, and the score before it."""
 
     divergence: float
     loss: float

@@ -26,7 +26,7 @@ from tunesmith.errors import DataError
 from tunesmith.records import exchanges
 from tunesmith_distill.divergence import coarse_logprobs, divergence
 from tunesmith_distill.options import DistillOptions
-from tunesmith_distill.teacher import Teacher, check_tokenizers
+from tunesmith_distill.teacher import Teacher
 from tunesmith_torch.data.packing import Example, collate
 from tunesmith_torch.generation.generate import generate
 from tunesmith_torch.generation.sampling import Sampler
@@ -39,17 +39,15 @@ __all__ = ["OnPolicy"]
 class OnPolicy(TrainingAddition):
     """The divergence on the student's own answers."""
 
-    def __init__(self, options: DistillOptions, context: AdditionContext) -> None:
-        """Load the teacher, and encode the prompts.
+    def __init__(self, options: DistillOptions, context: AdditionContext, teacher: Teacher) -> None:
+        """Encode the prompts.
 
         Raises:
-            UsageError: there is no such teacher, or its tokenizer is not the student's.
             DataError: no row has a prompt that leaves room for an answer.
         """
         self._options, self._context = options, context
         self._head = get_lm_head(context.language_model)
-        self._teacher = Teacher(options, len(self._head.weight_VD), context.job.device)
-        check_tokenizers(context.template.tokenizer, self._teacher.tokenizer)
+        self._teacher = teacher
         last = ([*exchanges(record)][-1:] for record in context.job.train)
         prompts = [prompt for found in last for prompt, _ in found]
         longest = context.limit - options.on_policy_tokens

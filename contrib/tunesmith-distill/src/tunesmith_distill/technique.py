@@ -17,6 +17,7 @@ from tunesmith_distill.teacher import StoredPredictions, Teacher, check_tokenize
 from tunesmith_torch.data.tokenized_records import TokenizedRecords
 from tunesmith_torch.generation.open_model import open_trained_model
 from tunesmith_torch.losses.selected_positions import get_lm_head
+from tunesmith_torch.training.additions import AdditionContext
 from tunesmith_torch.training.supervised import SupervisedData, SupervisedTask
 from tunesmith_torch.training.trainer import PreparedTraining, TrainingSession, train
 
@@ -31,10 +32,11 @@ class Distill:
 
     def train(self, job: Job[Any]) -> Artifact:
         """Train the student and write a model folder, or an adapter folder."""
+        task = DistillTask()
         if self.options.on_policy:
-            own = Addition(build=partial(OnPolicy, self.options), table="on_policy")
+            own = Addition(build=task.build_on_policy, table="on_policy")
             job = replace(job, additions=(*job.additions, own))
-        return train(job, DistillTask())
+        return train(job, task)
 
     def open(self, model: Path, artifact: Path | None, *, device: str) -> TextModel:
         """Open the trained student, or the untrained one if ``artifact`` is None."""
@@ -46,6 +48,8 @@ class DistillTask(SupervisedTask):
 
     can_compute_rows_alone = False
     objective_class = DistillObjective
+    _teacher: Teacher | None = None
+    """Kept only if it rates the student's own answers, which are not known before training."""
 
     def prepare(self, session: TrainingSession, data: SupervisedData) -> PreparedTraining:
         """Return the objective with the teacher's predictions.
@@ -57,7 +61,7 @@ class DistillTask(SupervisedTask):
         options: DistillOptions = session.options
         objective: Any = prepared.objective
         objective.options = options
-        if not options.weight:
+        if not (options.weight or options.on_policy):
             return prepared
         vocabulary = len(get_lm_head(session.adapted.model).weight_VD)
         teacher = Teacher(options, vocabulary, session.job.device)
@@ -66,6 +70,12 @@ class DistillTask(SupervisedTask):
         if teacher.tokenizer.chat_template != student_tokenizer.chat_template:
             text = "the teacher reads rows in the student's chat template, which is not its own"
             session.job.emit(FindingReported(level="warning", source="teacher", message=text))
+        details = {"teacher": options.teacher, "top_k": teacher.top_k}
+        prepared = replace(prepared, details={**prepared.details, **details})
+        if options.on_policy:
+            self._teacher = teacher
+        if not options.weight:
+            return prepared
         # Streamed examples are tokenized one batch at a time, so nothing is stored in advance.
         if options.cache and isinstance(data, TokenizedRecords):
             stored = StoredPredictions.load_or_compute(teacher, data.examples, session.job)
@@ -76,5 +86,9 @@ class DistillTask(SupervisedTask):
         else:
             examples = data.examples if isinstance(data, TokenizedRecords) else data
             objective.targets = partial(teacher.predict_rows, examples)
-        details = {"teacher": options.teacher, "top_k": teacher.top_k}
-        return replace(prepared, details={**prepared.details, **details})
+        return prepared
+
+    def build_on_policy(self, context: AdditionContext) -> OnPolicy:
+        """Return the addition that lets the student answer, after the training was prepared."""
+        assert self._teacher is not None
+        return OnPolicy(context.job.config, context, self._teacher)

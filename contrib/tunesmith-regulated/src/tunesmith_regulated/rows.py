@@ -30,7 +30,7 @@ from tunesmith_regulated.options import Policy
 from tunesmith_regulated.retention import require_intact
 from tunesmith_regulated.search import contains, is_text, list_texts, read_rows, replace_strings
 from tunesmith_regulated.signing import digest_file, sign_folder
-from tunesmith_regulated.verify import replay
+from tunesmith_regulated.verify import State, replay
 
 DELETED = "[deleted]"
 MIN_LENGTH, EXCERPT = 6, 24
@@ -127,13 +127,13 @@ def _find_pictures(
 
     Such a row has one of the texts, or is one of these lines of a data file.
     """
-    found = set[str]()
-    for entry, run in _list_starts(policy, entries):
+    state, found = replay(entries), set[str]()
+    for entry, run in _list_starts(policy, entries, state):
         pictures = read_previews(run)
         own = {
             f"{path.name}:{n}"
             for path, numbers in lines.items()
-            if pictures and _is_unchanged(policy, entries, entry, path)
+            if pictures and _is_unchanged(policy, state, entry, path)
             for n in numbers
         }
         of_row, of_others = set[str](), set[str]()
@@ -146,15 +146,16 @@ def _find_pictures(
     return found
 
 
-def _list_starts(policy: Policy, entries: Sequence[Entry]) -> Iterator[tuple[Entry, Path]]:
+def _list_starts(
+    policy: Policy, entries: Sequence[Entry], state: State
+) -> Iterator[tuple[Entry, Path]]:
     """Yield the entries about starts of runs that still exist, with the folders of the runs."""
-    runs = replay(entries).signatures
     for entry in entries:
-        if entry.action == "start" and entry.run in runs:
+        if entry.action == "start" and entry.run in state.signatures:
             yield entry, policy.folder / entry.run
 
 
-def _is_unchanged(policy: Policy, entries: Sequence[Entry], start: Entry, path: Path) -> bool:
+def _is_unchanged(policy: Policy, state: State, start: Entry, path: Path) -> bool:
     """Return True if a line number still tells the row of a data file that a run has read.
 
     The file must be the same, and no other file of the run may have its name.
@@ -162,7 +163,7 @@ def _is_unchanged(policy: Policy, entries: Sequence[Entry], start: Entry, path: 
     inputs, name = start.facts["inputs"], policy.relative(path)
     if name not in inputs or [Path(other).name for other in inputs].count(path.name) != 1:
         return False
-    return bool(inputs[name]["sha256"] == replay(entries).inputs[name])
+    return bool(inputs[name]["sha256"] == state.inputs[name])
 
 
 def _read_answers(run: Path) -> Iterator[tuple[str, list[str]]]:
@@ -183,11 +184,11 @@ def find_retrain(
     """
     files = {policy.relative(path): path for path in sources}
     state, found = replay(entries), dict[str, str]()
-    for entry, run in _list_starts(policy, entries):
+    for entry, run in _list_starts(policy, entries, state):
         inputs = entry.facts["inputs"]
         for name in [n for n in inputs if n in files and inputs[n]["key"] != "data.test"]:
             path = files[name]
-            is_same = _is_unchanged(policy, entries, entry, path)
+            is_same = _is_unchanged(policy, state, entry, path)
             if not (is_same and _only_tested(run, path, sources[path])):
                 found[entry.run] = f"read {name}"
     before = None

@@ -22,11 +22,9 @@ def review_data(
     """Return findings about leaks between the training, validation and test rows."""
     parts = {"validation": dataset.validation, "test": dataset.test}
     given = [name for name, part in parts.items() if part is not None]
-
-    def divides_groups(are_given: bool) -> bool:
-        if plan is None:
-            return False
-        by_splitter = plan.split.offer.divides_groups and not are_given
-        return by_splitter or plan.technique.offer.divides_groups
-
-    return review.review(train, validation, test, given=given, divides_groups=divides_groups)
+    divided_by: review.DividedBy = "nothing"
+    if plan is not None and plan.technique.offer.divides_groups:
+        divided_by = "technique"
+    elif plan is not None and plan.split.offer.divides_groups:
+        divided_by = "splitter"
+    return review.review(train, validation, test, given=given, divided_by=divided_by)

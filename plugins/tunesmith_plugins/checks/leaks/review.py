@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -52,9 +52,9 @@ MESSAGES: dict[LeakKind, str] = {
     "group": "belong to a group that also contains {other} rows",
     "answer": "contain the answer in their prompt",
 }
-DividesGroups = Callable[[bool], bool]
-"""Returns True if an offer of the run declares that rows of one group belong in both splits. The
-argument is True if the user or the data loader provided at least one of the two."""
+DividedBy = Literal["nothing", "splitter", "technique"]
+"""The offer of the run that needs rows of each group in all splits. A splitter only speaks for the
+splits that it made."""
 
 DESIGN_HINTS: dict[LeakKind, str] = {
     "template": "fine if predicting those values is the task",
@@ -99,7 +99,7 @@ def review(
     test: Sequence[Record],
     *,
     given: Collection[str] = ("validation", "test"),
-    divides_groups: DividesGroups = lambda are_given: False,
+    divided_by: DividedBy = "nothing",
 ) -> list[Finding]:
     """Return findings about leaks, one per kind and pair of splits.
 
@@ -114,10 +114,10 @@ def review(
             {"test": test, "validation": validation},
             "training",
             given,
-            divides_groups,
+            divided_by,
             templates=templates,
         ),
-        *_review_parts(validation, {"test": test}, "validation", given, divides_groups),
+        *_review_parts(validation, {"test": test}, "validation", given, divided_by),
     )
     return [*found, *_review_answers(train, test)]
 
@@ -127,7 +127,7 @@ def _review_parts(
     queries: Mapping[str, Sequence[Record]],
     name: str,
     given: Collection[str],
-    divides_groups: DividesGroups,
+    divided_by: DividedBy,
     *,
     templates: bool = True,
 ) -> Iterator[Finding]:
@@ -150,7 +150,7 @@ def _review_parts(
         rows = range(start, start + len(records))
         own = [replace(leak, row=leak.row - start) for leak in leaks if leak.row in rows]
         are_given = name in given or other in given
-        divides = divides_groups(are_given)
+        divides = divided_by == "technique" or (divided_by == "splitter" and not are_given)
         parts = ComparedParts(known, records, (name, other), are_given, divides)
         yield from _describe_leaks(own, parts)
         start += len(records)
