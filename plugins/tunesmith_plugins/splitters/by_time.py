@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ HINTS: Final = {
     "2026-11-26T08:00+01:00, or all without one"
 }
 UNITS: Final = {"seconds": 1, "milliseconds": 1_000, "microseconds": 10**6, "nanoseconds": 10**9}
+DAY_AND_MONTH: Final = re.compile(r"(0[1-9]|[12]\d|3[01])\.(0[1-9]|1[0-2])\.?")
 FIRST_EPOCH, LAST_EPOCH = 978_307_200, 4_102_444_800
 """Unix times of the years 2001 and 2100; numbers between them are interpreted as Unix times."""
 
@@ -44,13 +46,19 @@ def read_times(records: Iterable[Record], column: str) -> list[Time]:
     times: list[Time] = []
     kinds: dict[str, _Seen] = {}
     units: dict[str, _Seen] = {}
+    all_days = True
     for record in records:
         text = _text(record, column, is_first=not times)
         time, kind = _parse(text, record.source, column)
         kinds.setdefault(kind, _Seen(record.source, text))
         units.setdefault(_unit(time), _Seen(record.source, text))
+        all_days = all_days and bool(DAY_AND_MONTH.fullmatch(text))
         times.append(time)
     _refuse_mixed(kinds, column)
+    if all_days and kinds:
+        source, text = kinds[NUMBER]
+        what = f"`{column}` is a day and a month without a year: {text}"
+        raise DataError(source, what, hint="write dates as 2026-11-26")
     if "" not in units:  # numbers that are not Unix times can have any size
         named = {f"a time in {unit} since 1970": seen for unit, seen in units.items()}
         _refuse_mixed(named, column)

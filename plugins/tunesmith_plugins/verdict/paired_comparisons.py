@@ -188,18 +188,17 @@ def find_strongest(comparisons: Sequence[PairedComparison]) -> tuple[PairedCompa
     """Return the strongest baseline, and True if it was chosen by its validation score.
 
     Of several baselines, the one with the best test score is partly the luckiest. Therefore test
-    scores decide only if a baseline has no validation score. Ties go to the cheaper baseline.
+    scores decide only if a baseline has no validation score, or between equal validation scores:
+    the tuned model must beat the better one anyway. Other ties go to the cheaper baseline.
     """
 
-    def key(score: float, comparison: PairedComparison) -> tuple[float, int]:
-        return comparison.sign * score, -(comparison.baseline.cost if comparison.baseline else 0)
+    def key(comparison: PairedComparison) -> tuple[float, int]:
+        cost = comparison.baseline.cost if comparison.baseline else 0
+        return comparison.sign * comparison.measured.value, -cost
 
-    scored = [(c.validation_score, c) for c in comparisons if c.validation_score is not None]
-    if len(scored) == len(comparisons):
-        return max(scored, key=lambda item: key(*item))[1], True
-    return max(
-        comparisons, key=lambda comparison: key(comparison.measured.value, comparison)
-    ), False
+    ranked = rank_on_validation(comparisons)
+    tied = [c for c in ranked if c.validation_score == ranked[0].validation_score]
+    return max(tied or comparisons, key=key), bool(tied)
 
 
 def rank_on_validation(comparisons: Sequence[PairedComparison]) -> list[PairedComparison]:

@@ -53,6 +53,13 @@ def test_numbers_and_times_of_day_are_ordered_by_their_value() -> None:
     ) == [1]
 
 
+def test_days_and_months_without_a_year_are_not_read_as_numbers() -> None:
+    """As numbers, 01.02 would be before 31.01."""
+    with pytest.raises(DataError, match=r"a day and a month without a year: 31\.01"):
+        split(["31.01", "01.02", "15.03"], test_size=1)
+    assert list(split(["12.05", "13.20", "1.5"], test_size=1).test) == [1]
+
+
 def test_rows_of_one_time_stay_together() -> None:
     assert len(split([str(n // 4) for n in range(20)], test_size=5).test) == 8
     with pytest.raises(DataError, match="too many rows have the same time"):

@@ -309,6 +309,16 @@ def test_without_scores_on_validation_rows_the_interval_is_wider(case: Case) -> 
     assert "98.3 % CI [" in verdict["sentence"]
 
 
+def test_between_equal_validation_scores_the_test_scores_choose(case: Case) -> None:
+    """A cheap baseline that is always wrong is no measure of a tuned model."""
+    case.baseline("majority", right(0.0), 0.0)
+    case.baseline("linear", right(0.3), 0.0)
+    case.model("tuned", right(0.9))
+    assert case.judge()["strongest"] == "linear"
+    case.baselines[0] = replace(case.baselines[0], validation_score=0.1)
+    assert case.judge()["strongest"] == "majority"
+
+
 def test_a_costly_baseline_is_compared_on_its_rows(case: Case) -> None:
     """On its ten rows the tuned model is no better, whatever it scores on the others."""
     case.baseline("zero-shot", dict.fromkeys(range(10), 1.0))
