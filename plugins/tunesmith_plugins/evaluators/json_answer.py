@@ -217,5 +217,6 @@ JSON_ANSWER = EvaluatorOffer(
     accepts=frozenset({Chat, Completion}),
     default_for=have_json_answers,
     generates=True,
+    reads_media=True,
     answer_limit=JsonOptions.answer_limit,
 )

@@ -23,8 +23,12 @@ from tunesmith.offers import EvaluatorOffer
 from tunesmith.testing.fakes import perfect_model
 from tunesmith.testing.modules import load_modules
 from tunesmith_evidence.winner import save_winner
+from tunesmith_plugins.evaluators.classification.offer import CLASSIFICATION
 from tunesmith_plugins.evaluators.exact_match import EXACT_MATCH
+from tunesmith_plugins.evaluators.json_answer import JSON_ANSWER
 from tunesmith_plugins.evaluators.loss import LOSS
+from tunesmith_plugins.evaluators.numeric import NUMERIC
+from tunesmith_plugins.evaluators.text_overlap.offer import TEXT_OVERLAP
 
 
 class Pictures:
@@ -119,10 +123,28 @@ def test_a_baseline_that_reads_media_is_measured(tmp_path: Path) -> None:
     assert "zero-shot" in {e["model"] for e in bench.report()["evaluations"]}
 
 
-@pytest.mark.parametrize("offer", [LOSS, EXACT_MATCH], ids=lambda offer: offer.name)
-def test_built_in_evaluators_leave_media_to_the_model(offer: EvaluatorOffer[Any]) -> None:
+@pytest.mark.parametrize(
+    ("offer", "answer"),
+    [
+        (LOSS, "{}"),
+        (EXACT_MATCH, "{}"),
+        (CLASSIFICATION, "{}"),
+        (TEXT_OVERLAP, "{} is the capital of this country"),
+        (NUMERIC, "{} has #### 12"),
+        (JSON_ANSWER, '{{"capital": "{}"}}'),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
+def test_built_in_evaluators_leave_media_to_the_model(
+    offer: EvaluatorOffer[Any], answer: str
+) -> None:
+    records = [
+        replace(record, messages=(question, replace(reply, content=answer.format(reply.content))))
+        for record in PICTURES
+        for question, reply in [record.messages]
+    ]
     assert offer.reads_media
-    built = prepare(offer.build(offer.config()), PICTURES)
-    for measured in built.measure(perfect_model(PICTURES), PICTURES):
-        assert len(measured.values) == len(PICTURES)
+    built = prepare(offer.build(offer.config()), records)
+    for measured in built.measure(perfect_model(records), records):
+        assert len(measured.values) == len(records)
         assert offer.name == "loss" or set(measured.values) == {1.0}

@@ -109,5 +109,6 @@ CLASSIFICATION = EvaluatorOffer(
     accepts=frozenset({Chat, Completion}),
     default_for=have_labels,
     generates=True,
+    reads_media=True,
     answer_limit=ClassificationOptions.answer_limit,
 )

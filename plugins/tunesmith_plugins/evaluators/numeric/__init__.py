@@ -122,5 +122,6 @@ NUMERIC = EvaluatorOffer(
     accepts=frozenset({Chat, Completion}),
     default_for=have_marked_numbers,
     generates=True,
+    reads_media=True,
     answer_limit=NumericOptions.answer_limit,
 )

@@ -63,6 +63,7 @@ TEXT_OVERLAP = EvaluatorOffer(
     accepts=frozenset({Chat, Completion}),
     needs=("sacrebleu>=2.4", "numpy>=1.26"),
     generates=True,
+    reads_media=True,
     answer_limit=TextOverlapOptions.answer_limit,
     # BLEU is 0 for answers with fewer than four words, such as those of the kit.
     sample_records=(
