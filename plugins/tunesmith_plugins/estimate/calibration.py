@@ -136,17 +136,16 @@ class Calibration:
     def throughput(self, technique: str, estimate: Estimate) -> Range | None:
         """Return the range of operations per second reached by training runs with similar steps.
 
-        The prediction and the earlier runs count operations by the same method, so errors in the
-        count cancel out. Use runs that shared the processor with other programs only if there are
-        no others. Return None if no similar run has finished on this device.
+        If earlier runs counted operations by the same method, errors in the count cancel out, so
+        others are only used if there are none. The same holds for runs that shared the processor
+        with other programs. Return None if no similar run has finished on this device.
         """
         timed = [
             run
             for run in self.runs
-            if run.method == estimate.method
-            and run.seconds >= MIN_SECONDS
-            and _has_similar_steps(run, estimate)
+            if run.seconds >= MIN_SECONDS and _has_similar_steps(run, estimate)
         ]
+        timed = [run for run in timed if run.method == estimate.method] or timed
         chosen = _prefer_same_technique(_prefer_undisturbed(timed), technique)
         throughputs = _drop_outliers([run.flops / run.seconds for run in chosen])
         if not throughputs:

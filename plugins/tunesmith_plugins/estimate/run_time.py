@@ -109,7 +109,7 @@ def predict_run_time(  # noqa: PLR0913 - a part is predicted from any of these
     if measured and estimate.tokens:
         again = _predict_raw(review, estimate, measured)
         parts |= {part: seconds for part, seconds in again.items() if part not in known}
-    busy = _busyness(device)
+    busy = measure_load(device)
     predicted: dict[str, Range] = {}
     for part in ("baselines", "training", "evaluation"):
         if part in parts:
@@ -187,7 +187,7 @@ def _count_tokens(texts: Sequence[str], tokenizer: Path | None) -> Sequence[floa
     return [len(ids) for ids in encode([*texts], verbose=False).input_ids]
 
 
-def _busyness(device: Device) -> float:
+def measure_load(device: Device) -> float:
     """Return how much other programs on the processor slow a run down, as a factor of its time."""
     if device.type != "cpu" or not hasattr(os, "getloadavg"):
         return 1.0

@@ -20,6 +20,7 @@ from tunesmith_plugins.estimate.compare_techniques import (
 )
 from tunesmith_plugins.estimate.hardware import Range
 from tunesmith_plugins.estimate.memory_peak import MemoryFit, check_fit, compute_peak
+from tunesmith_plugins.estimate.run_time import measure_load
 from tunesmith_plugins.estimate.savings import Saving
 
 SCHEMA = "tunesmith.plan/1"
@@ -27,6 +28,8 @@ TRACING = TextLine("analytic estimate; tracing the training step for a better on
 FIT_STYLES: dict[MemoryFit, str] = {"yes": "good", "maybe": "warning", "no": "bad"}
 BAR_WIDTH = 32
 """Width of the longest bar in columns."""
+NOTABLE_LOAD = 1.5
+"""Other programs are mentioned if they can make the run this many times as long."""
 DEVICES = {"cuda": "a GPU", "cpu": "a CPU"}
 
 
@@ -219,6 +222,12 @@ def list_notes(comparison: TechniqueComparison) -> list[str]:
     cores = f", {format_count(here.cores, 'core')}" if here.cores else ""
     found.append(f"{THIS_MACHINE}: {one_line(here.name)}{cores}, {memory}")
     found += _calibration_notes(comparison, estimate)
+    busy = measure_load(here)
+    if busy >= NOTABLE_LOAD and comparison.run_time():
+        found.append(
+            f"other programs use the processor of {THIS_MACHINE}, so the whole run takes up to "
+            f"{busy:.1f} times as long as on an idle machine"
+        )
     untraced = [
         row.name
         for row in comparison.rows

@@ -135,6 +135,14 @@ def test_throughput_of_earlier_runs() -> None:
     assert Calibration((entry(seconds=0.5),)).throughput("x", STEP) is None  # too short
 
 
+def test_throughput_of_runs_whose_operations_were_counted_otherwise() -> None:
+    """They say more about this machine than the table of processors does."""
+    other = entry(method="analytic", seconds=40.0)
+    assert Calibration((other,)).throughput("x", STEP) is not None
+    own = Calibration((entry(),)).throughput("x", STEP)
+    assert Calibration((other, entry())).throughput("x", STEP) == own
+
+
 def test_runs_disturbed_by_other_programs_show_the_throughput_only_where_no_others_do() -> None:
     busy = tuple(entry(flops=1e11, cpu_share=0.3) for _ in range(4))
     low, high = Calibration((*busy, entry(cpu_share=0.95))).throughput("x", STEP) or (0.0, 0.0)

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tunesmith_cli.app import app
+from tunesmith_plugins.estimate import run_time
 from tunesmith_torch.runtime import machine
 from tunesmith_torch.runtime.machine import Device, Machine
 
@@ -95,6 +96,13 @@ def test_each_process_has_a_gpu_of_its_own(plan: Plan, monkeypatch: pytest.Monke
     has(monkeypatch, 4 * GIB, Device(type="cuda", name="a GPU", memory=24 * GIB))
     found = answer(plan("--json", "--processes", "4"))
     assert found["this_machine"]["available"] == 24 * GIB
+
+
+def test_times_on_a_busy_machine_are_explained(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_time.os, "getloadavg", lambda: (1.0, 1.0, 1.0))
+    assert "other programs" not in plan().stdout
+    monkeypatch.setattr(run_time.os, "getloadavg", lambda: (9.0, 1.0, 1.0))
+    assert "up to 5.0 times as long as on an idle machine" in " ".join(plan().stdout.split())
 
 
 def test_quick_prints_the_analytic_estimate(plan: Plan) -> None:
