@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -47,6 +49,18 @@ from tunesmith_plugins.commands.compare.sample_logs import (
 
 DETAILED_RUNS = 5
 """If more runs than this are compared with the first one, print only the tables of all runs."""
+
+
+@contextmanager
+def pause_garbage_collection() -> Iterator[None]:
+    """Do not search for reference cycles: the rows of hundreds of runs have none."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @click.command("compare")
@@ -129,6 +143,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
         show(first, difference, items, joint)
 
 
+@pause_garbage_collection()
 def read_comparable(paths: Sequence[Path], catalog: Catalog, shared_rows: bool) -> list[RunResults]:
     """Return the results of the given runs, and of the runs in given folders that can be compared.
 
@@ -227,6 +242,7 @@ def is_next(first: RunResults, other: RunResults) -> bool:
     return isinstance(parent, str) and Path(parent).resolve() == first.folder.resolve()
 
 
+@pause_garbage_collection()
 def compare_all(
     first: RunResults, others: Sequence[RunResults], metrics: Mapping[str, Metric]
 ) -> list[RunDifference]:
