@@ -25,6 +25,8 @@ from tunesmith_evidence.answers.generate import (
     resolve_max_new_tokens,
 )
 from tunesmith_evidence.answers.normalize import TextNormalizer
+from tunesmith_evidence.tasks.json_answers import are_json_values_equal
+from tunesmith_plugins.evaluators.json_answer import NO_JSON, parse
 
 METRIC_NAME = "exact-match"
 
@@ -33,7 +35,9 @@ METRIC_NAME = "exact-match"
 class ExactMatch:
     """Scores 1 if the generated answer equals the record's last answer, otherwise 0.
 
-    Both are normalized before they are compared.
+    Both are normalized before they are compared. Objects and lists in JSON are equal if their
+    values are, because a prompt cannot know the spacing and the order of keys that training
+    teaches.
     """
 
     normalizer: TextNormalizer
@@ -50,26 +54,28 @@ class ExactMatch:
             DataError: an answer calls a tool, or ``extract`` finds nothing in a reference.
         """
         references = read_references(records, METRIC_NAME)
-        expected = [
-            self._normalize_reference(record, reference)
-            for record, reference in zip(records, references, strict=True)
-        ]
+        for record, reference in zip(records, references, strict=True):
+            if self.normalizer.find(reference) is None:
+                raise DataError(
+                    record.source,
+                    "the pattern `extract` does not match the reference answer",
+                    hint="correct the pattern or this answer",
+                )
         answers = generate_answers(model, records, self.max_new_tokens)
-        values = tuple(
-            float(self.normalizer.normalize(answer) == reference)
-            for answer, reference in zip(answers, expected, strict=True)
-        )
+        pairs = zip(answers, references, strict=True)
+        values = tuple(float(self._are_equal(answer, reference)) for answer, reference in pairs)
         return [Measurement(metric=METRIC_NAME, values=values, outputs=answers)]
 
-    def _normalize_reference(self, record: Record, reference: str) -> str:
-        normalized = self.normalizer.normalize(reference)
-        if normalized is None:
-            raise DataError(
-                record.source,
-                "the pattern `extract` does not match the reference answer",
-                hint="correct the pattern or this answer",
-            )
-        return normalized
+    def _are_equal(self, answer: str, reference: str) -> bool:
+        if self.normalizer.normalize(answer) == self.normalizer.normalize(reference):
+            return True
+        expected = self._parse_json(reference)
+        is_structured = isinstance(expected, dict | list)
+        return is_structured and are_json_values_equal(self._parse_json(answer), expected)
+
+    def _parse_json(self, text: str) -> object:
+        found = self.normalizer.find(text)
+        return NO_JSON if found is None else parse(self.normalizer.fold(found))
 
 
 SHORT_ANSWER_CHARACTERS = 64
@@ -103,7 +109,7 @@ def have_short_answers(records: Sequence[Record]) -> bool:
 
 EXACT_MATCH = EvaluatorOffer(
     name="exact-match",
-    summary="share of answers that equal the reference answer, ignoring white space",
+    summary="share of answers that equal the reference answer, in any spacing or JSON style",
     config=ExactMatchOptions,
     build=build,
     reads_media=True,

@@ -56,6 +56,14 @@ def matches(answer: str, reference: str, **options: Any) -> bool:
         ("lost", "lost card", False),
         ("", "lost card", False),
         ("\u2460", "1", False),
+        ('{"b":2,"a":"x  y"}', '{"a": "x y", "b": 2.0}', True),
+        ('```json\n{"a": 1}\n```', '{"a": 1}', True),
+        ('{"a": 1}', '{"a": true}', False),
+        ('{"a": 1, "b": 2}', '{"a": 1}', False),
+        ('{"a": 1} or so', '{"a": 1}', False),
+        ("[1,2]", "[1, 2]", True),
+        ("[2, 1]", "[1, 2]", False),
+        ("1.0", "1", False),
     ],
 )
 def test_answers_that_match_the_reference(answer: str, reference: str, same: bool) -> None:
