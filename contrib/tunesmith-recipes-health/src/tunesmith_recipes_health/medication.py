@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 
 from tunesmith.records import Completion
 from tunesmith_evidence.answers.generate import AnswerOptions
-from tunesmith_evidence.answers.numbers import NUMBER, read_number
+from tunesmith_evidence.answers.numbers import NUMBER, NUMERAL, read_number, read_numeral
 from tunesmith_evidence.answers.parts import offer_parts_evaluator
 
 UNITS: dict[str, tuple[int | Fraction, str]] = {
@@ -72,22 +72,8 @@ _FORMER = re.compile(rf"\bfrom\s+{_AMOUNT}\s+(?=to\b)|\btotal\b[^,;.\d]*{_AMOUNT
 """Matches a dose that is changed, and a sum of doses."""
 _BETWEEN = re.compile(rf"\bbetween\s+({NUMBER}(?:[\s-]*{_UNIT})?)\s+and\b", re.IGNORECASE)
 _HALF = re.compile(r"\bhalf an?\b|(?<!\d)½", re.IGNORECASE)
-_NUMERALS = {
-    **{
-        word: number
-        for number, word in enumerate((
-            "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
-            "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen",
-            "eighteen", "nineteen",
-        ), 1)
-    },
-    "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80,
-    "ninety": 90, "hundred": 100, "thousand": 1_000,
-}  # fmt: skip
-_NUMERAL = _join(_NUMERALS)
 _IN_WORDS = re.compile(
-    rf"\b{_NUMERAL}(?:(?:[\s-]|\sand\s)+{_NUMERAL})*\b"
-    rf"(?=[\s-]+{_UNIT}|\s*(?:-|to|or)\s*(?:\d|{_NUMERAL})|(?P<of_tablets>\s+{_AMOUNT}\s*{_FORM}))",
+    rf"{NUMERAL}(?=[\s-]+{_UNIT}|\s*(?:-|to|or)\s*(?:\d|{NUMERAL})|(?P<of_tablets>\s+{_AMOUNT}\s*{_FORM}))",
     re.IGNORECASE,
 )
 """Matches a number in words before a unit, a range, or the strength of tablets."""
@@ -219,16 +205,7 @@ def _rewrite_doses(text: str) -> str:
 
 
 def _write_digits(words: re.Match[str]) -> str:
-    total = rest = 0
-    for word in re.findall(_NUMERAL, words.group().casefold()):
-        match _NUMERALS[word]:
-            case 1_000:
-                total, rest = (total + rest or 1) * 1_000, 0
-            case 100:
-                rest = (rest or 1) * 100
-            case value:
-                rest += value
-    return f"{total + rest}{' x' if words['of_tablets'] else ''}"
+    return f"{read_numeral(words.group())}{' x' if words['of_tablets'] else ''}"
 
 
 def _read_order(part: str, before: Order | None, *, has_dose: bool, is_other: bool) -> Order | None:
