@@ -209,7 +209,7 @@ def _write_digits(words: re.Match[str]) -> str:
 
 
 def _read_order(part: str, before: Order | None, *, has_dose: bool, is_other: bool) -> Order | None:
-    """Return what a part of a sentence orders, in which ``@`` stands for drugs.
+    """Return what a part of a sentence orders; in it, ``@`` stands for drugs.
 
     Args:
         part: the part.
