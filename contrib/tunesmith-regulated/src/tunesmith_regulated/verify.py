@@ -12,7 +12,7 @@ from tunesmith_regulated.options import Policy
 from tunesmith_regulated.signing import SIGNATURE, digest_file, find_change
 
 DEPTH = 100
-"""Levels of folders in which runs are searched for: more than a project has."""
+"""Levels of folders to search for runs: more than a project has."""
 
 
 @dataclass
