@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tunesmith.records import Completion
 from tunesmith.testing import FakeTextModel
-from tunesmith_recipes_health.medication import MEDICATION, MedicationOptions
+from tunesmith_recipes_health.medication import MEDICATION, MedicationOptions, judge
 
 PROMPT = (
     "Start metoprolol 25 mg by mouth twice a day, digoxin 0.125 milligrams daily. "
@@ -229,6 +231,8 @@ RIGHT_ORDERS = [
     (METOPROLOL, "Metoprolol 25 mg twice a day. Do not crush."),
     (METOPROLOL, "Metoprolol 25 mg twice a day, not to be taken with grapefruit"),
     (METOPROLOL, "Metoprolol 25 mg BID, no known allergies"),
+    (METOPROLOL, "Metoprolol 25 mg by mouth, not more often than every 12 hours"),
+    (METOPROLOL, "Metoprolol 25 mg BID; stop after 7 days. Finish the course."),
     (METOPROLOL, "Metoprolol 25 mg BID - no dose change needed"),
     (METOPROLOL, "Metoprolol 25 mg BID. Monitor heart rate; hold if HR < 50."),
     (WARFARIN, "Warfarin shouldn't be administered"),
@@ -257,6 +261,7 @@ WRONG_ORDERS = [
     (WARFARIN, "Stop holding warfarin"),
     (WARFARIN, "Hold warfarin if the INR is above 4"),
     (WARFARIN, "No change to warfarin"),
+    (WARFARIN, "Warfarin is not forbidden"),
     (TWO_STOPPED, "Stop ramipril but not ibuprofen. Aspirin 100 mg."),
     (TWO_STOPPED, "Stop ramipril instead of ibuprofen; aspirin 100 mg"),
     (TWO_STOPPED, "Stopped:\n- ramipril\nContinued:\n- ibuprofen\n- aspirin 100 mg"),
@@ -280,3 +285,10 @@ def test_an_order_that_only_looks_right(row: tuple[str, str], answer: str) -> No
     assert measure(row[1], *row)["orders-safe"] == 1.0
     found = measure(answer, *row)
     assert found["negations-preserved"] == 0.0 or found["questions-preserved"] == 0.0, found
+
+
+@pytest.mark.parametrize("text", ["one hundred and ", "the total ", "no need to ", "1 000 "])
+def test_an_answer_that_repeats_itself_is_read_in_linear_time(text: str) -> None:
+    started = time.process_time()
+    judge(MedicationOptions(), METOPROLOL[0], text * (60_000 // len(text)), METOPROLOL[1])
+    assert time.process_time() - started < 5

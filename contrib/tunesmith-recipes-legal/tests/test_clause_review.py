@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
 from tunesmith.records import Completion
 from tunesmith.testing import FakeTextModel
-from tunesmith_recipes_legal.clause_review import CLAUSE_REVIEW, ClauseReviewOptions
+from tunesmith_recipes_legal.clause_review import CLAUSE_REVIEW, ClauseReviewOptions, judge
 
 PROMPT = "7.1 All liability is excluded. 7.2 The notice period is 90 days. 7.4 Prices are fixed."
 REFERENCE = "HIGH 7.1 liability; MEDIUM 7.2 notice"
@@ -187,3 +188,11 @@ def test_a_wrong_citation_of_another_form_is_found(
 
 def test_a_clause_that_is_cited_by_its_number_alone_is_no_silent_ok() -> None:
     assert measure("Clause 9 carries a high risk.", "OK")["review-sound"] == 0.0
+
+
+@pytest.mark.parametrize("text", ["1.", "7.1(a)", "§ 7, ", "not "])
+def test_an_answer_that_repeats_itself_is_read_in_linear_time(text: str) -> None:
+    started = time.process_time()
+    long = text * (60_000 // len(text))
+    judge(ClauseReviewOptions(), long, long, REFERENCE)
+    assert time.process_time() - started < 5

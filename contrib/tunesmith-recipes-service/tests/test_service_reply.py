@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tunesmith.records import Completion
 from tunesmith.testing import FakeTextModel
-from tunesmith_recipes_service.service_reply import SERVICE_REPLY, ServiceReplyOptions
+from tunesmith_recipes_service.service_reply import SERVICE_REPLY, ServiceReplyOptions, judge
 
 PROMPT = "My lamp for 40 EUR is broken."
 REFERENCE = "Hi, we refund 40 EUR for the lamp within 5 days. Your Hygge Home team"
@@ -155,7 +157,7 @@ def test_a_month_is_not_thirty_days() -> None:
     reference = "We refund within 30 days. Hygge Home"
     for wrong in ("a month", "one month", "30 months", "four weeks"):
         assert measure(f"We refund within {wrong}. Hygge Home", reference)["policy-kept"] == 0.0
-    for other in ("thirty days", "720 hours"):
+    for other in ("thirty days", "720 hours", "43,200 minutes"):
         assert measure(f"We refund within {other}. Hygge Home", reference)["policy-kept"] == 1.0
 
 
@@ -174,3 +176,19 @@ def test_a_refused_action_is_not_offered(refused: str) -> None:
 def test_a_brand_is_misspelled_beside_its_right_spelling(name: str) -> None:
     assert measure(f"{REFERENCE}. {name}!")["brand-kept"] == 0.0
     assert measure(f"{REFERENCE}. Hygge Home's shop: info@hyggehome.com")["brand-kept"] == 1.0
+
+
+@pytest.mark.parametrize("name", ["Nord-Licht", "Nord Licht", "Nordlicht", "NordLichts"])
+def test_a_brand_of_one_word_is_not_divided(name: str) -> None:
+    options = ServiceReplyOptions(brand=["NordLicht"])
+    assert judge(options, "", f"NordLicht and {name}", "NordLicht") == (True, True, False)
+    assert judge(options, "", "NordLicht's team", "NordLicht") == (True, True, True)
+
+
+@pytest.mark.parametrize(
+    "text", ["2 x ", "no need to ", "one hundred and ", "_ ", "not refuse ", "\n\n"]
+)
+def test_an_answer_that_repeats_itself_is_read_in_linear_time(text: str) -> None:
+    started = time.process_time()
+    judge(OPTIONS, PROMPT, text * (20_000 // len(text)), REFERENCE)
+    assert time.process_time() - started < 5

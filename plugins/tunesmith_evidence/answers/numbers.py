@@ -26,7 +26,7 @@ _VALUES = {
     "ninety": 90, "hundred": 100, "thousand": 1_000,
 }  # fmt: skip
 _WORD = rf"(?:{'|'.join(sorted(_VALUES, key=len, reverse=True))})"
-NUMERAL = rf"(?i:\b{_WORD}(?:(?:[\s-]|\sand\s)+{_WORD})*\b)"
+NUMERAL = rf"(?i:\b{_WORD}(?:(?:[\s-]|\sand\s){{1,3}}{_WORD}){{0,9}}\b)"
 """Pattern of a whole number in English words, below a million."""
 
 

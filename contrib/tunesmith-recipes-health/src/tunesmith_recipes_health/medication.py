@@ -68,7 +68,9 @@ _DOSE = re.compile(
     rf"(?:\s*{_FORM})?(?:\s*[x×*]\s*(?P<times>{NUMBER})(?=\s*{_FORM}))?",
     re.IGNORECASE,
 )
-_FORMER = re.compile(rf"\bfrom\s+{_AMOUNT}\s+(?=to\b)|\btotal\b[^,;.\d]*{_AMOUNT}", re.IGNORECASE)
+_FORMER = re.compile(
+    rf"\bfrom\s+{_AMOUNT}\s+(?=to\b)|\btotal\b[^,;.\d]{{0,40}}{_AMOUNT}", re.IGNORECASE
+)
 """Matches a dose that is changed, and a sum of doses."""
 _BETWEEN = re.compile(rf"\bbetween\s+({NUMBER}(?:[\s-]*{_UNIT})?)\s+and\b", re.IGNORECASE)
 _HALF = re.compile(r"\bhalf an?\b|(?<!\d)½", re.IGNORECASE)
@@ -82,8 +84,9 @@ _NOT = r"(?:not|never|cannot|\w+n['’]t)"
 _VERB = (
     r"(?:(?:hold|holding) off\b"
     r"|(?:h[oe]ld(?!(?:ing)? off)|stop|paus|discontinu|withh[oe]ld|omit|cancel|suspend|skip)\w*"
-    r"|(?:ceas|avoid|interrupt|terminat|finish|withdr[ae]w|halt)\w*"
+    r"|(?:ceas|avoid|interrupt|terminat|withdr[ae]w|halt)\w*"
     r"|(?:refrain|postpon|defer|delay|lift|remov|contraindicat)\w*"
+    r"|(?:forb[iaoe]d|prohibit)\w*|finished\b"
     r"|(?:allergic|wait|off|end(?:s|ed)?|d/?c(?:['’]?e?d)?)\b|(?:leave|left) out\b)"
 )
 _DENIED = re.compile(
@@ -94,13 +97,16 @@ _DENIED = re.compile(
     re.IGNORECASE,
 )
 """Matches words that deny or end a stop: "not withheld", "no reason to hold", "lift the hold"."""
-_CONDITIONAL = re.compile(rf"\b{_VERB}\s+(?:@\s+|\w+\s+)?(?:if|when)\b", re.IGNORECASE)
+_CONDITIONAL = re.compile(
+    rf"\b{_VERB}\s+(?:@\s+|\w+\s+)?(?:(?:if|when)\b|(?:after|in)\s+\d)", re.IGNORECASE
+)
 _FORGET = re.compile(rf"\b{_NOT} (?:forget|fail|hesitate) to\b", re.IGNORECASE)
 _STOP = re.compile(
     rf"\b(?:{_VERB}|none\b|neither\b|nil\b|(?:give|take) no\b"
     rf"|{_NOT}\s+(?:(?:to|be)\s+)*(?:giv|tak|administ|start|beg[iu]n|receiv|us|continu|order|prescri"
     r"|need|allow|permit)\w*\b(?!\s+with\b)"
-    r"|(?:no|not|never)\b(?=\W*$|\s+(?:until|today|tonight|now|for now|longer|more)\b))",
+    r"|(?:no|not|never)\b"
+    r"(?=\W*$|\s+(?:until|today|tonight|now|for now|longer|more(?! (?:than|often)))\b))",
     re.IGNORECASE,
 )
 _STOP_NAMED = re.compile(

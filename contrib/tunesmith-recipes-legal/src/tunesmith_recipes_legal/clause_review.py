@@ -22,14 +22,14 @@ _NO_QUANTITY = (
     r"(?!\w|\s?(?:[%$€£]|percent|per cent|EUR|USD|GBP|[mb]illion"
     r"|(?:working |business )?(?:hour|day|week|month|year)s?\b))"
 )
-_DOTTED = rf"\d+(?:\.\d+)+{_LABELS}*{_NO_QUANTITY}"
-_WHOLE = rf"\d+(?-i:[A-Z]?){_LABELS}*{_NO_QUANTITY}"
+_DOTTED = rf"\d+(?:\.\d+){{1,9}}{_LABELS}{{0,9}}{_NO_QUANTITY}"
+_WHOLE = rf"\d+(?-i:[A-Z]?){_LABELS}{{0,9}}{_NO_QUANTITY}"
 _CITATION = re.compile(
     r"\b(?P<annex>schedule|annex|appendix|exhibit|attachment)\s+"
     r"(?P<letter>\d+(?:\.\d+)*|(?-i:[IVX]+|[A-Z]))\b"
     r"|(?:§+|\b(?:clause|section|article|paragraph)s?|\b(?:cl|sec|art|para)s?\b\.?)\s*"
     rf"(?P<list>(?:{_DOTTED}|{_WHOLE})(?:\s*(?:,|&|\band\b|\bor\b)+\s*(?:{_DOTTED}|{_WHOLE}))*)"
-    rf"|(?<![\w.$€£])(?<!EUR )(?<!USD )(?<!GBP )(?P<number>{_DOTTED}|\d+{_LABELS}+(?!\w))",
+    rf"|(?<![\w.$€£])(?<!EUR )(?<!USD )(?<!GBP )(?P<number>{_DOTTED}|\d+{_LABELS}{{1,9}}(?!\w))",
     re.IGNORECASE,
 )
 """Matches 7.1, 12(a)(i), § 12, clauses 3 and 4, and Schedule 2."""

@@ -21,9 +21,10 @@ from tunesmith_evidence.answers.numbers import NUMBER, NUMERAL, read_number, rea
 from tunesmith_evidence.answers.parts import offer_parts_evaluator
 
 _UNITS = {
-    **dict.fromkeys(("hour", "hr", "h"), (1, "hours")),
-    "day": (24, "hours"),
-    "week": (168, "hours"),
+    **dict.fromkeys(("minute", "min"), (1, "minutes")),
+    **dict.fromkeys(("hour", "hr", "h"), (60, "minutes")),
+    "day": (24 * 60, "minutes"),
+    "week": (7 * 24 * 60, "minutes"),
     "month": (1, "months"),
     "year": (12, "months"),
     **dict.fromkeys(("eur", "euro", "€"), (1, "EUR")),
@@ -49,28 +50,29 @@ _LABEL = re.compile(
     r"#\s?\d+|\b(?:no|nr)\.\s?\d+|\b(?:number|order|ticket|case)\s+\d+\b", re.IGNORECASE
 )
 """Matches a number that identifies an order."""
-_LIST_MARK = re.compile(r"^\s*\d{1,2}[.)]\s", re.MULTILINE)
+_LIST_MARK = re.compile(r"^[ \t]*\d{1,2}[.)]\s", re.MULTILINE)
 _CLAUSE = re.compile(
     r"[.,;:!?()\n–—]|\b(?:and|but|because|although|though|if|when|so|while|until|unless)\b",
     re.IGNORECASE,
 )
-_SUBJECT = r"\b(?:that|which|who|what|I|you|we|it|they)\b"
+_SUBJECT = re.compile(r"\b(?:that|which|who|what|I|you|we|it|they)\b", re.IGNORECASE)
 _REFUSE = r"(?:refus|declin|reject|deny|deni|unable|impossible)\w*"
 _HESITATE = re.compile(
     rf"\b(?:not|never|\w+n['’]t)\s+(?:\w+\s+)?(?:{_REFUSE}|(?:hesitat|fail|forget)\w*)",
     re.IGNORECASE,
 )
 """Matches a denial of a denial."""
-_DENIED = re.compile(
-    # What precedes "not" is denied too ("a refund is not possible"), but not in the clause around
-    # it ("we exchange the lamp you did not order").
-    rf"(?:(?!{_SUBJECT}).)*\b(?:not(?! only)|never|cannot|\w+n['’]t|nobody|no one|{_REFUSE})\b.*"
-    rf"|\b(?:instead of|rather than)\b(?:(?!{_SUBJECT}).)*|\bnon-\w+",
-    re.IGNORECASE,
+_NEGATION = re.compile(
+    rf"\b(?:not(?! only)|never|cannot|\w+n['’]t|nobody|no one|{_REFUSE})\b", re.IGNORECASE
 )
-"""Matches the part of a clause that a negation denies."""
+_INSTEAD = re.compile(
+    rf"\b(?:instead of|rather than)\b(?:(?!{_SUBJECT.pattern}).)*|\bnon-\w+", re.IGNORECASE
+)
+"""Matches what a clause does not offer without a negation."""
 _NONE = r"\b(?:no|nothing|none|without)\s+(?:need\s+(?:for|of|to)\s+)?(?:\w+\s+){0,2}?"
 """Matches a negation of the word after it, with at most two words between them."""
+_HUMP = re.compile(r"\s+|(?<=[a-z])(?=[A-Z])")
+"""Matches where a name can be divided: at spaces, and before a capital letter in a word."""
 
 
 class ServiceReplyOptions(AnswerOptions):
@@ -134,21 +136,27 @@ def _agree(given: set[tuple[Decimal, str]], right: set[tuple[Decimal, str]]) -> 
 
 def _offers_any(text: str, phrases: Sequence[str]) -> bool:
     """Return True if a phrase is in a clause of the text that does not deny it."""
-    offered = "|".join(map(_make_pattern, phrases))
-    return any(
-        re.search(
-            offered,
-            re.sub(
-                f"{_NONE}(?:{offered})",
-                "",
-                _DENIED.sub("", _HESITATE.sub("", clause)),
-                flags=re.IGNORECASE,
-            ),
-            re.IGNORECASE,
-        )
-        for clause in _CLAUSE.split(text)
-        if offered
-    )
+    if not phrases:
+        return False
+    words = "|".join(map(_make_pattern, phrases))
+    offered = re.compile(words, re.IGNORECASE)
+    none_offered = re.compile(f"{_NONE}(?:{words})", re.IGNORECASE)
+    clauses = (none_offered.sub("", _remove_denied(clause)) for clause in _CLAUSE.split(text))
+    return any(offered.search(clause) for clause in clauses)
+
+
+def _remove_denied(clause: str) -> str:
+    """Return a clause without the part that a negation denies.
+
+    What precedes "not" is denied too ("a refund is not possible"), but not in the clause around it
+    ("we exchange the lamp you did not order").
+    """
+    clause = _INSTEAD.sub("", _HESITATE.sub("", clause))
+    negation = _NEGATION.search(clause)
+    if negation is None:
+        return clause
+    subjects = [subject.end() for subject in _SUBJECT.finditer(clause, 0, negation.start())]
+    return clause[: subjects[-1] if subjects else 0]
 
 
 def _make_pattern(phrase: str) -> str:
@@ -171,7 +179,7 @@ def _keeps_brand(answer: str, reference: str, options: ServiceReplyOptions) -> b
     """Return True if brand names are exact, the reference's are there, and no phrase is banned."""
     for name in options.brand:
         # Also in one word, with a hyphen or in the plural, but not in addresses.
-        words = r"[\s_-]*".join(map(re.escape, name.split()))
+        words = r"[\s_-]*".join(map(re.escape, _HUMP.split(name)))
         found = re.findall(rf"(?<![\w@./]){words}s?(?![\w@]|\.\w)", answer, re.IGNORECASE)
         if any(each != name for each in found) or (name in reference and not found):
             return False
