@@ -48,6 +48,17 @@ FAULTS = {
     "print as an argument": (CODE.replace("sum(values)", "[*map(print, values)]"), "print"),
     "print by another name": (CODE.replace("return", "show = print\n    return"), "print"),
     "print of a module": (CODE.replace("return sum(", "return builtins.print("), "print"),
+    "print imported by another name": (
+        "from builtins import print as show\n\n\n" + CODE.replace("return sum", "show"),
+        "print",
+    ),
+    "print of a renamed module": (
+        "import builtins as b\n\n\n" + CODE.replace("return sum(", "return b.print("),
+        "print",
+    ),
+    "print of the namespace": (CODE.replace("return sum(", "__builtins__.print("), "print"),
+    "self outside of a class": (CODE.replace("(values", "(self, values"), "type"),
+    "nothing after the prefix": (CODE.replace("calc_sum", "calc_"), "prefixes"),
     "empty summary": (CODE.replace("Return the sum of the numbers.", "."), "docstring"),
     "no full stop before details": (CODE.replace("numbers.", "numbers\n\n    Or 0."), "docstring"),
     "no type of an inner function": (

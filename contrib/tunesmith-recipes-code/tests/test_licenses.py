@@ -22,6 +22,16 @@ FOUND = {
     "// (c) 2019-2024 Acme": "copyright",
     "# Copyright (C) 2020 Acme": "copyright",
     "# Copyright Acme Corp. 2020": "copyright",
+    "Copyright by Foo Bar, 2001": "copyright",
+    "Copyright (c) Acme Ltd": "copyright",
+    "# License: GPL": "copyleft",
+    "licensed under the AGPL": "copyleft",
+    "redistribute it under the terms of the GNU": "copyleft",
+    "MPL 2.0": "copyleft",
+    "CC BY-SA 4.0": "copyleft",
+    "This file is confidential and proprietary": "proprietary",
+    "Business Source License 1.1": "restricts use",
+    "CC-BY-NC-4.0": "restricts use",
 }
 QUIET = (
     "def calc_sum(values): return sum(values)",
@@ -30,6 +40,8 @@ QUIET = (
     "a GPL mention without a version",
     "def find_copyright(text, year=2024): return text",
     "GPL = 3 * G",
+    "x = compile(c) 2020",
+    "epl 1 and proprietary software vendors",
 )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tunesmith.records import Completion
 from tunesmith.testing import FakeTextModel
-from tunesmith_recipes_health.medication import MEDICATION, MedicationOptions
+from tunesmith_recipes_health.medication import MEDICATION, MedicationOptions, judge
 
 PROMPT = (
     "Start metoprolol 25 mg by mouth twice a day, digoxin 0.125 milligrams daily. "
@@ -175,3 +177,118 @@ def test_structures_of_other_answers_are_right(row: tuple[str, str], answer: str
 )
 def test_structures_of_wrong_answers_are_not(row: tuple[str, str], answer: str) -> None:
     assert measure(answer, *row)["orders-safe"] == 0.0
+
+
+METOPROLOL = ("Start metoprolol 25 mg by mouth twice a day.", "START metoprolol 25 mg PO 2x/d")
+WARFARIN = ("Hold the warfarin.", "HOLD warfarin")
+SERTRALINE = ("Give some sertraline at night.", "ASK dose of sertraline")
+HEPARIN = ("Heparin 5000 units under the skin.", "START heparin 5000 units SC")
+NOREPINEPHRINE = ("Norepinephrine 4 mcg per minute.", "START norepinephrine 4 mcg/min IV")
+GENTAMICIN = ("Gentamicin 5 mg/kg into the vein.", "START gentamicin 5 mg/kg IV")
+POTASSIUM = ("Potassium chloride 20 mmol daily.", "START potassium 20 mmol PO 1x/d")
+PREDNISOLONE = ("Prednisolone two tablets of 5 mg.", "START prednisolone 10 mg PO")
+RAMIPRIL = ("Increase ramipril to 10 mg.", "START ramipril 10 mg PO 1x/d")
+TWO_STOPPED = (
+    "Stop the ramipril and the ibuprofen. Continue aspirin 100 mg.",
+    "STOP ramipril; STOP ibuprofen; START aspirin 100 mg",
+)
+RIGHT_DOSES = [
+    (METOPROLOL, "Metoprolol 25 mg BID (total daily dose 50 mg)"),
+    (METOPROLOL, "Metoprolol: 25 mg PO in the morning and 25 mg PO in the evening"),
+    (METOPROLOL, "metoprolol 2 tablets of 12.5 mg"),
+    (METOPROLOL, "Metoprolol 12.5 mg x 2 tablets"),
+    (METOPROLOL, "| drug | dose |\n|---|---|\n| metoprolol | 25 mg |"),
+    (HEPARIN, "Heparin 5000 I.U. SC"),
+    (HEPARIN, "heparin five thousand international units"),
+    (NOREPINEPHRINE, "norepinephrine 0.24 mg/h"),
+    (NOREPINEPHRINE, "Norepinephrine 4 micrograms per minute"),
+    (GENTAMICIN, "gentamicin 5mg / kg"),
+    (GENTAMICIN, "Gentamicin 5 mg per kilogram"),
+    (POTASSIUM, "potassium 20 millimoles"),
+    (PREDNISOLONE, "Prednisolone 10 mg as two 5 mg tablets"),
+    (PREDNISOLONE, "Prednisolone 10 mg, i.e. 2 tablets of 5 mg"),
+    (RAMIPRIL, "Increase ramipril from 5 mg to 10 mg"),
+]
+WRONG_DOSES = [
+    (METOPROLOL, "metoprolol half a tablet of 25 mg"),
+    (METOPROLOL, "metoprolol two 25 mg tablets"),
+    (METOPROLOL, "Metoprolol one hundred twenty-five mg"),
+    (METOPROLOL, "Metoprolol at most 25 mg"),
+    (METOPROLOL, "Metoprolol 25 mg/h"),
+    (METOPROLOL, "Metoprolol 25 mg/m²"),
+    (METOPROLOL, "Metoprolol 25 mg/5 ml"),
+    (HEPARIN, "Heparin 5000 units per hour"),
+    (HEPARIN, "heparin fifty thousand units"),
+    (NOREPINEPHRINE, "norepinephrine 4 mcg"),
+    (NOREPINEPHRINE, "norepinephrine 4 mcg/h"),
+    (GENTAMICIN, "gentamicin 5 mg/kg/h"),
+    (POTASSIUM, "Potassium 200 mmol"),
+    (POTASSIUM, "Potassium"),
+    (PREDNISOLONE, "Prednisolone 2 tablets"),
+    (RAMIPRIL, "Reduce ramipril from 10 mg to 5 mg"),
+]
+RIGHT_ORDERS = [
+    (METOPROLOL, "Metoprolol 25 mg twice a day. Do not crush."),
+    (METOPROLOL, "Metoprolol 25 mg twice a day, not to be taken with grapefruit"),
+    (METOPROLOL, "Metoprolol 25 mg BID, no known allergies"),
+    (METOPROLOL, "Metoprolol 25 mg by mouth, not more often than every 12 hours"),
+    (METOPROLOL, "Metoprolol 25 mg BID; stop after 7 days. Finish the course."),
+    (METOPROLOL, "Metoprolol 25 mg BID - no dose change needed"),
+    (METOPROLOL, "Metoprolol 25 mg BID. Monitor heart rate; hold if HR < 50."),
+    (WARFARIN, "Warfarin shouldn't be administered"),
+    (WARFARIN, "Warfarin cannot be given"),
+    (WARFARIN, "Refrain from giving warfarin"),
+    (WARFARIN, "Warfarin dc'd"),
+    (WARFARIN, "Hold off on warfarin"),
+    (WARFARIN, "Please don't forget to hold warfarin"),
+    (WARFARIN, "Warfarin: hold until the bleeding has stopped"),
+    (TWO_STOPPED, "Stopped:\n- ramipril\n- ibuprofen\n\nStarted:\n- aspirin 100 mg"),
+    (TWO_STOPPED, "| ramipril | stop |\n| ibuprofen | stop |\n| aspirin | 100 mg |"),
+    (TWO_STOPPED, "Stop ramipril and also ibuprofen today. Aspirin 100 mg."),
+    (SERTRALINE, "Sertraline dose isn't given"),
+    (SERTRALINE, "Sertraline: dose unspecified"),
+    (SERTRALINE, "Check dose of sertraline with the doctor"),
+    (SERTRALINE, "Sertraline ____ mg"),
+]
+WRONG_ORDERS = [
+    (METOPROLOL, "Metoprolol 25 mg is contraindicated"),
+    (WARFARIN, "Warfarin isn't held"),
+    (WARFARIN, "There is no reason to hold warfarin"),
+    (WARFARIN, "Warfarin does not need to be stopped"),
+    (WARFARIN, "Do not under any circumstances hold warfarin"),
+    (WARFARIN, "Continue warfarin without interruption"),
+    (WARFARIN, "Lift the hold on warfarin"),
+    (WARFARIN, "Stop holding warfarin"),
+    (WARFARIN, "Hold warfarin if the INR is above 4"),
+    (WARFARIN, "No change to warfarin"),
+    (WARFARIN, "Warfarin is not forbidden"),
+    (TWO_STOPPED, "Stop ramipril but not ibuprofen. Aspirin 100 mg."),
+    (TWO_STOPPED, "Stop ramipril instead of ibuprofen; aspirin 100 mg"),
+    (TWO_STOPPED, "Stopped:\n- ramipril\nContinued:\n- ibuprofen\n- aspirin 100 mg"),
+    (SERTRALINE, "No need to ask the dose of sertraline"),
+]
+
+
+@pytest.mark.parametrize(("row", "answer"), RIGHT_DOSES + RIGHT_ORDERS)
+def test_more_right_answers(row: tuple[str, str], answer: str) -> None:
+    assert set(measure(answer, *row).values()) == {1.0}, measure(answer, *row)
+
+
+@pytest.mark.parametrize(("row", "answer"), WRONG_DOSES)
+def test_a_dose_that_only_looks_right(row: tuple[str, str], answer: str) -> None:
+    assert measure(row[1], *row)["orders-safe"] == 1.0
+    assert measure(answer, *row)["doses-preserved"] == 0.0
+
+
+@pytest.mark.parametrize(("row", "answer"), WRONG_ORDERS)
+def test_an_order_that_only_looks_right(row: tuple[str, str], answer: str) -> None:
+    assert measure(row[1], *row)["orders-safe"] == 1.0
+    found = measure(answer, *row)
+    assert found["negations-preserved"] == 0.0 or found["questions-preserved"] == 0.0, found
+
+
+@pytest.mark.parametrize("text", ["one hundred and ", "the total ", "no need to ", "1 000 "])
+def test_an_answer_that_repeats_itself_is_read_in_linear_time(text: str) -> None:
+    started = time.process_time()
+    judge(MedicationOptions(), METOPROLOL[0], text * (60_000 // len(text)), METOPROLOL[1])
+    assert time.process_time() - started < 5

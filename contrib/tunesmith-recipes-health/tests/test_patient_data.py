@@ -23,6 +23,17 @@ FOUND = {
     "Date of death: 1 May 2026": "date",
     "admitted on March 3 with pain": "date",
     "On 03/04/2026 she was admitted": "date",
+    "Ms. van der Berg coughs": "name",
+    "MR SMITH complains of pain": "name",
+    "Herr Müller, bed two": "name",
+    "Pt: Miller": "name",
+    "the patient's name is John": "name",
+    "a 95 y.o. woman": "age",
+    "97 years-old": "age",
+    "aged ninety-two": "age",
+    "discharged on the 3rd of May": "date",
+    "Discharged May 3rd": "date",
+    "DOD: 1/2/2024": "date",
 }
 QUIET = (
     "Start metoprolol 25 mg by mouth twice a day.",
@@ -36,6 +47,9 @@ QUIET = (
     "MR imaging in MS",
     "3 marked lesions at discharge, in 5 separate doses",
     "discharge may take 2 days",
+    "MR IMAGING OF THE HEAD",
+    "99 yrs of data, incubated and aged 95 minutes",
+    "Patient: Female. Pt Female. Patient Reported outcomes.",
 )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
 from tunesmith.records import Completion
 from tunesmith.testing import FakeTextModel
-from tunesmith_recipes_legal.clause_review import CLAUSE_REVIEW, ClauseReviewOptions
+from tunesmith_recipes_legal.clause_review import CLAUSE_REVIEW, ClauseReviewOptions, judge
 
 PROMPT = "7.1 All liability is excluded. 7.2 The notice period is 90 days. 7.4 Prices are fixed."
 REFERENCE = "HIGH 7.1 liability; MEDIUM 7.2 notice"
@@ -48,10 +49,12 @@ FAULTS = {
 }
 
 
-def measure(answer: str, reference: str = REFERENCE, **options: Any) -> dict[str, float]:
-    row = Completion(source="row:1", prompt=PROMPT, completion=reference)
+def measure(
+    answer: str, reference: str = REFERENCE, prompt: str = PROMPT, **options: Any
+) -> dict[str, float]:
+    row = Completion(source="row:1", prompt=prompt, completion=reference)
     evaluator = CLAUSE_REVIEW.build(ClauseReviewOptions(**options)).prepare([row])
-    model = FakeTextModel(answers={PROMPT: answer})
+    model = FakeTextModel(answers={prompt: answer})
     return {m.metric: m.values[0] for m in evaluator.measure(model, [row])}
 
 
@@ -124,3 +127,72 @@ def test_a_clause_that_is_not_approved_is_a_departure(answer: str) -> None:
 
 def test_a_risk_that_is_denied_is_not_stated() -> None:
     assert measure("7.1 is not high; 7.2 medium")["risks-right"] == 0.0
+
+
+LABELS = (
+    "Article 5. Supplier may change prices (a) at any time, (b) without consent. Article 6. Payment"
+    " is due within 10 days. Article 7. Law of Norway. Schedule 2 lists the fees.",
+    "MEDIUM Article 5(a) changes; MEDIUM Article 6 payment; HIGH Schedule 2 fees",
+)
+NESTED = (
+    "12(a)(i) All liability is excluded. 12(b) Notice is 90 days. 12.3(a) The customer waives 1.5 "
+    "million EUR. 12.3(b) Prices. § 13 Law.",
+    "HIGH 12(a)(i) liability; MEDIUM 12.3(a) waiver",
+)
+
+
+@pytest.mark.parametrize(
+    ("row", "answer"),
+    [
+        (LABELS, "Art. 5 (a): medium. Art. 6: medium. Schedule 2: high."),
+        (LABELS, "Of medium risk: Articles 5(a) and 6. Of high risk: Schedule 2."),
+        (LABELS, "§ 5(a) medium, § 6 medium (10 days), Schedule 2 high; Article 7 is fine"),
+        (LABELS, "Schedule 2 high; 5(a) medium; clause 6 medium, a notice clause 10 days long"),
+        (NESTED, "Sec. 12 (a)(i): high. Clause 12.3 (a): medium. § 13: none"),
+        (NESTED, "12(a)(i) (high); 12.3(a) (medium, EUR 1.5 million)"),
+    ],
+)
+def test_citations_of_other_forms_are_read(row: tuple[str, str], answer: str) -> None:
+    found = measure(answer, row[1], prompt=row[0])
+    assert set(found.values()) == {1.0}, found
+
+
+@pytest.mark.parametrize(
+    ("row", "old", "new", "metric"),
+    [
+        (LABELS, "5(a)", "5(c)", "citations-exist"),
+        (LABELS, "5(a)", "5(b)", "citations-right"),
+        (LABELS, "5(a)", "5", "citations-right"),
+        (LABELS, "Article 6", "Article 8", "citations-exist"),
+        (LABELS, "Schedule 2", "Schedule 3", "citations-exist"),
+        (LABELS, "Schedule 2", "Annex B", "citations-exist"),
+        (LABELS, "changes", "changes, § 307 BGB", "citations-exist"),
+        (LABELS, "HIGH Schedule", "LOW Schedule", "risks-right"),
+        (NESTED, "12(a)(i)", "12(a)(ii)", "citations-exist"),
+        (NESTED, "12(a)(i)", "12(b)", "citations-right"),
+        (NESTED, "12(a)(i)", "12", "citations-right"),
+        (NESTED, "12.3(a)", "12.3(z)", "citations-exist"),
+        (NESTED, "12.3(a)", "12.3(b)", "citations-right"),
+        (NESTED, "HIGH 12", "hardly high 12", "risks-right"),
+        (NESTED, "HIGH 12(a)(i) liability", "I cannot accept 12(a)(i)", "risks-right"),
+    ],
+)
+def test_a_wrong_citation_of_another_form_is_found(
+    row: tuple[str, str], old: str, new: str, metric: str
+) -> None:
+    answer = row[1].replace(old, new)
+    found = measure(answer, row[1], prompt=row[0])
+    assert answer != row[1] and found[metric] == 0.0, found
+    assert set(measure(row[1], row[1], prompt=row[0]).values()) == {1.0}
+
+
+def test_a_clause_that_is_cited_by_its_number_alone_is_no_silent_ok() -> None:
+    assert measure("Clause 9 carries a high risk.", "OK")["review-sound"] == 0.0
+
+
+@pytest.mark.parametrize("text", ["1.", "7.1(a)", "§ 7, ", "not "])
+def test_an_answer_that_repeats_itself_is_read_in_linear_time(text: str) -> None:
+    started = time.process_time()
+    long = text * (60_000 // len(text))
+    judge(ClauseReviewOptions(), long, long, REFERENCE)
+    assert time.process_time() - started < 5

@@ -20,6 +20,14 @@ FOUND = {
     "WITHOUT PREJUDICE: our offer": "settlement",
     "For settlement purposes only": "settlement",
     "Subject to FRE Rule 408": "settlement",
+    "Inadmissible under Federal Rule of Evidence 408": "settlement",
+    "Confidential Settlement Offer": "settlement",
+    "subject to legal professional privilege": "attorney-client",
+    "Joint defense privilege": "attorney-client",
+    "PRIVILEGED, CONFIDENTIAL": "attorney-client",
+    "Confidential – Privileged": "attorney-client",
+    "Prepared in contemplation of litigation": "work product",
+    "prepared at the request of counsel": "work product",
 }
 QUIET = (
     "7.1 All liability is excluded.",
@@ -30,6 +38,8 @@ QUIET = (
     "9.1 This right exists without prejudice to other rights.",
     "12.1 The parties first enter settlement discussions.",
     "The attorney, the client and the court agree.",
+    "the legal privileges of shareholders",
+    "a privileged user with the least privilege",
 )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tunesmith.records import Completion
 from tunesmith.testing import FakeTextModel
-from tunesmith_recipes_service.service_reply import SERVICE_REPLY, ServiceReplyOptions
+from tunesmith_recipes_service.service_reply import SERVICE_REPLY, ServiceReplyOptions, judge
 
 PROMPT = "My lamp for 40 EUR is broken."
 REFERENCE = "Hi, we refund 40 EUR for the lamp within 5 days. Your Hygge Home team"
@@ -115,3 +117,78 @@ def test_words_with_other_endings_and_in_another_order() -> None:
     reference = "We exchange it. Hygge Home"
     assert set(measure("We are exchanging the lamp. Hygge Home", reference).values()) == {1.0}
     assert measure("A supervisor is not available. Hygge Home")["escalation-right"] == 1.0
+
+
+WITH_FEE = "We refund 1,250.50 EUR minus 10 % within 48 hours. Hygge Home"
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer"),
+    [
+        (REFERENCE, "A refund of forty euros reaches you in five days. Hygge Home"),
+        (REFERENCE, "We refund 40 EUR. Please allow five (5) days. Hygge Home"),
+        (REFERENCE, "We do not hesitate to refund 40 EUR within 5 days. Hygge Home"),
+        (REFERENCE, "1. Refund: 40 EUR\n2. Within 5 days\n\nHygge Home"),
+        (REFERENCE, "Order no. 4711: we refund 40 EUR within 120 hours. Hygge Home"),
+        (REFERENCE, "The 40 are refunded within 5 days. Hygge Home, www.hyggehome.com"),
+        (REFERENCE, "We refund 40 EUR in 5 days, no need for a supervisor. Hygge Home"),
+        (WITH_FEE, "Refund: € 1.250,50, less 10 percent, in 2 days. Hygge Home"),
+        (WITH_FEE, "1'250.50 euros less 10% are refunded in 48 h. Hygge Home"),
+        ("Return it within 2 weeks. Hygge Home", "You have fourteen days. Hygge Home"),
+    ],
+)
+def test_amounts_and_denials_of_other_forms_are_right(reference: str, answer: str) -> None:
+    assert set(measure(answer, reference).values()) == {1.0}, measure(answer, reference)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "40 USD within 5 days", "$40 within 5 days", "£40 within 5 days", "40 % within 5 days",
+        "40k EUR within 5 days", "forty-five EUR within 5 days", "40 EUR within a month",
+        "40 EUR within 5 hours", "40 EUR within 5-7 days",
+    ],
+)  # fmt: skip
+def test_amounts_of_other_units_are_wrong(wrong: str) -> None:
+    assert measure(f"We refund {wrong}. Hygge Home")["policy-kept"] == 0.0
+
+
+def test_a_month_is_not_thirty_days() -> None:
+    reference = "We refund within 30 days. Hygge Home"
+    for wrong in ("a month", "one month", "30 months", "four weeks"):
+        assert measure(f"We refund within {wrong}. Hygge Home", reference)["policy-kept"] == 0.0
+    for other in ("thirty days", "720 hours", "43,200 minutes"):
+        assert measure(f"We refund within {other}. Hygge Home", reference)["policy-kept"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        "We refuse to refund", "We are unable to refund", "It is impossible to refund",
+        "Nobody will refund", "We had to decline the refund of", "Non-refundable:",
+    ],
+)  # fmt: skip
+def test_a_refused_action_is_not_offered(refused: str) -> None:
+    assert measure(f"{refused} 40 EUR within 5 days. Hygge Home")["policy-kept"] == 0.0
+
+
+@pytest.mark.parametrize("name", ["HyggeHome", "hygge-home", "Hygge Homes", "HYGGE HOME"])
+def test_a_brand_is_misspelled_beside_its_right_spelling(name: str) -> None:
+    assert measure(f"{REFERENCE}. {name}!")["brand-kept"] == 0.0
+    assert measure(f"{REFERENCE}. Hygge Home's shop: info@hyggehome.com")["brand-kept"] == 1.0
+
+
+@pytest.mark.parametrize("name", ["Nord-Licht", "Nord Licht", "Nordlicht", "NordLichts"])
+def test_a_brand_of_one_word_is_not_divided(name: str) -> None:
+    options = ServiceReplyOptions(brand=["NordLicht"])
+    assert judge(options, "", f"NordLicht and {name}", "NordLicht") == (True, True, False)
+    assert judge(options, "", "NordLicht's team", "NordLicht") == (True, True, True)
+
+
+@pytest.mark.parametrize(
+    "text", ["2 x ", "no need to ", "one hundred and ", "_ ", "not refuse ", "\n\n"]
+)
+def test_an_answer_that_repeats_itself_is_read_in_linear_time(text: str) -> None:
+    started = time.process_time()
+    judge(OPTIONS, PROMPT, text * (20_000 // len(text)), REFERENCE)
+    assert time.process_time() - started < 5

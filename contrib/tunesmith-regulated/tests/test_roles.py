@@ -90,6 +90,47 @@ def test_a_promotion_needs_the_role_another_person_and_an_intact_run(new_project
     assert new_project.call("audit", "promote", run, "--reason", "good").exit_code == 7
 
 
+def test_an_export_of_a_signed_run_without_its_policy_is_refused(new_project: Project) -> None:
+    new_project.run("first")
+    run = new_project.folder / "runs" / "first"
+    (run / "run.toml").write_text((run / "run.toml").read_text().replace("policy =", "# policy ="))
+    assert ["names no policy" in text for text in exporting(run)] == [True]
+    done = new_project.call("audit", "promote", run, "--reason", "good")
+    assert done.exit_code == 2 and "names no policy" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "baselines", "advise"])
+def test_every_command_that_trains_needs_the_role(new_project: Project, command: str) -> None:
+    new_project.write_policy(roles={"start": []})
+    done = new_project.call(command, new_project.folder / "run.toml")
+    assert done.exit_code == 2 and "role start" in done.stderr, done.output
+    assert not list(new_project.folder.rglob("model"))
+
+
+@pytest.mark.parametrize("name", ["tunesmith-regulated", "regulated"])
+def test_a_run_without_the_plugin_is_refused(
+    new_project: Project, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    new_project.write_policy(roles={"start": []})
+    arguments = ("run", new_project.folder / "run.toml")
+    done = new_project.call("--no-plugin", name, *arguments)
+    assert done.exit_code == 2 and "regulated: unknown table" in done.stderr
+    monkeypatch.setenv("TUNESMITH_PLUGINS", "ngram_plugin")
+    done = new_project.call(*arguments)
+    assert done.exit_code == 2 and "unknown table" in done.stderr
+    assert not (new_project.folder / "runs").exists() or not list(
+        (new_project.folder / "runs").rglob("model")
+    )
+
+
+def test_a_run_without_the_policy_is_not_in_the_log(new_project: Project) -> None:
+    """Nothing can require the table, so `audit verify` finds the folder of such a run."""
+    new_project.run("first")
+    new_project.run("second", "regulated={}")
+    done = new_project.call("audit", "verify", new_project.policy_file)
+    assert done.exit_code == 7 and "second: the run is not in the log" in done.stdout
+
+
 def test_a_run_without_a_policy_is_not_affected(new_project: Project) -> None:
     text = (new_project.folder / "run.toml").read_text()
     (new_project.folder / "run.toml").write_text(text.partition("[regulated]")[0])

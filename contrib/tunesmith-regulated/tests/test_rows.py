@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import base64
+import bz2
+import gzip
 import html
+import io
 import json
+import lzma
 import sqlite3
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +122,63 @@ def test_the_search_finds_what_the_independent_search_finds(with_row: Project) -
     (folder / "g.txt").write_bytes(base64.b64encode(SECRET.encode()))
     assert not contains(folder / "g.txt", [SECRET])  # as AUDITOR.md says
     assert list_forms("plain") >= {b"plain"}
+
+
+ESCAPED = {
+    "upper-case.json": "".join(c if c.isascii() else f"\\u{ord(c):04X}" for c in SECRET),
+    "slashes.json": SECRET.replace("/", "\\/").replace('"', '\\"'),
+    "numeric.html": "".join(c if c.isalnum() and c.isascii() else f"&#{ord(c)};" for c in SECRET),
+    "named.html": html.escape(SECRET).replace("ü", "&uuml;").replace("Ç", "&Ccedil;"),
+    "twice.html": html.escape(html.escape(SECRET)),
+    "in-json.jsonl": json.dumps({"log": json.dumps(html.escape(SECRET[24:]))}),
+}
+"""Forms that other programs write, by the name of the file."""
+
+
+@pytest.mark.parametrize("name", ESCAPED)
+def test_escapes_of_other_programs_are_read(with_row: Project, name: str) -> None:
+    path = with_row.folder / name
+    path.write_text(ESCAPED[name], encoding="utf-8")
+    text = SECRET[24:] if name == "in-json.jsonl" else SECRET
+    assert contains(path, [text]) and not contains(path, [text.replace("Tuesday", "Sunday")])
+    arguments = ("audit", "trace", with_row.policy_file, "--text", text, "--delete")
+    done = with_row.call(*arguments)
+    assert done.exit_code == 3 and name in done.output, done.output
+
+
+def test_a_long_file_is_searched_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunesmith_regulated.search.PIECE", 50)
+    escaped = "".join(f"&#{ord(c)};" for c in SECRET)
+    path = tmp_path / "page.html"
+    for before in range(40, 60):
+        path.write_text("x" * before + escaped + "y" * 500)
+        assert contains(path, [SECRET]) and not contains(path, [SECRET + "!"])
+
+
+def test_compressed_files_are_listed(with_row: Project) -> None:
+    content = SECRET.encode() * 20
+    stored, packed = io.BytesIO(), io.BytesIO()
+    for file, method in ((stored, zipfile.ZIP_STORED), (packed, zipfile.ZIP_DEFLATED)):
+        with zipfile.ZipFile(file, "w", method) as archive:
+            archive.writestr("a.txt", "other words" if file is stored else content)
+    files = {
+        "a.gz": gzip.compress(content), "a.bz2": bz2.compress(content),
+        "a.xz": lzma.compress(content), "a.zip": packed.getvalue(), "a.parquet": b"PAR1 PAR1",
+    }  # fmt: skip
+    for name, content in {**files, "weights.pt": stored.getvalue()}.items():
+        (with_row.folder / name).write_bytes(content)
+    arguments = ("audit", "trace", with_row.policy_file, "--text", SECRET, "--json")
+    places = json.loads(with_row.call(*arguments).stdout)["places"]
+    assert {name for name, where in places if where == "cannot be searched"} == {*files}
+    assert with_row.call(*arguments, "--delete").exit_code == 3
+
+
+def test_the_journals_of_the_vector_cache_are_deleted_too(with_row: Project) -> None:
+    cache = cache_folder()
+    for name in ("vectors.sqlite", "vectors.sqlite-wal", "vectors.sqlite-journal"):
+        (cache / name).write_bytes(b"\x01\x02")
+    done = with_row.call("audit", "trace", with_row.policy_file, "--text", SECRET, "--delete")
+    assert done.exit_code == 0 and not [*cache.glob("vectors*")], done.output
 
 
 def test_a_row_that_was_only_tested_needs_no_retraining(with_row: Project) -> None:

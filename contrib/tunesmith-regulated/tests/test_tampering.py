@@ -11,10 +11,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from project import Project, write_keys
+from project import Project, list_files, write_keys
 
 from tunesmith.storage import commit_folder
-from tunesmith_regulated.audit_log import Entry, decode, digest
+from tunesmith_regulated.audit_log import Entry, append, decode, digest
 from tunesmith_regulated.signing import sign_bytes, sign_folder
 
 KINDS: dict[str, tuple[Callable[[Path], None], str]] = {}
@@ -206,6 +206,53 @@ def end_of_a_run_removed_with_the_head(project: Path) -> None:
     cut_log(project, len(lines_of(project)) - 1)
 
 
+@kind("is not an entry")
+def line_ends_of_windows(project: Path) -> None:
+    rewrite_log(project, [line.replace(b"\n", b"\r\n") for line in lines_of(project)])
+
+
+@kind("line 3 is not an entry")
+def empty_line_inserted(project: Path) -> None:
+    lines = lines_of(project)
+    rewrite_log(project, [*lines[:2], b"\n", *lines[2:]])
+
+
+@kind("line 1 is not an entry")
+def keys_in_another_order(project: Path) -> None:
+    first, *rest = lines_of(project)
+    rewrite_log(
+        project, [json.dumps(dict(sorted(json.loads(first).items()))).encode() + b"\n", *rest]
+    )
+
+
+@kind("line 5 was changed")
+def last_signature_in_another_encoding(project: Path) -> None:
+    """Characters outside of Base64, which lenient decoders skip, and a head that agrees."""
+    lines = lines_of(project)
+    entry = decode(lines[-1].strip())
+    lines[-1] = replace(entry, signature=entry.signature + "!").encode() + b"\n"
+    rewrite_log(project, lines)
+    head = {"number": len(lines), "sha256": digest(lines[-1].strip())}
+    (project / HEAD).write_text(json.dumps(head))
+
+
+@kind("log.jsonl: cannot be read")
+def log_replaced_by_a_folder(project: Path) -> None:
+    (project / LOG).unlink()
+    (project / LOG).mkdir()
+
+
+@kind("head.json cannot be read")
+def head_replaced_by_a_folder(project: Path) -> None:
+    (project / HEAD).unlink()
+    (project / HEAD).mkdir()
+
+
+@kind("head.json is damaged")
+def head_nested_deeply(project: Path) -> None:
+    (project / HEAD).write_text("[" * 100_000)
+
+
 # --- report ------------------------------------------------------------------------------------
 
 
@@ -267,6 +314,36 @@ def signature_is_a_link(project: Path) -> None:
     path.symlink_to(project / "elsewhere.json")
 
 
+@kind("second: signature.json does not match")
+def reports_of_two_runs_swapped(project: Path) -> None:
+    first, second = (project / "runs" / name / "report.json" for name in ("first", "second"))
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(content)
+
+
+@kind("changed file: report.json")
+def spaces_of_the_report_changed(project: Path) -> None:
+    path = project / RUN / "report.json"
+    path.write_text(json.dumps(json.loads(path.read_text())))
+
+
+@kind("changed file: report.json")
+def key_of_the_report_repeated(project: Path) -> None:
+    edit(project / RUN / "report.json", r"\{", '{"schema": "other",')
+
+
+@kind("Extra files found")
+def report_renamed_to_other_letters(project: Path) -> None:
+    """A Cyrillic letter looks like the Latin one."""
+    (project / RUN / "report.json").rename(project / RUN / "r\u0435port.json")
+
+
+@kind("Extra files found")
+def report_renamed_to_another_case(project: Path) -> None:
+    (project / RUN / "report.json").rename(project / RUN / "Report.json")
+
+
 # --- data --------------------------------------------------------------------------------------
 
 
@@ -294,6 +371,18 @@ def data_deleted(project: Path) -> None:
 @kind("test.jsonl: was changed")
 def rows_of_the_test_file_replaced(project: Path) -> None:
     shutil.copy(project / "rows.jsonl", project / "test.jsonl")
+
+
+@kind("rows.jsonl: was changed")
+def rows_reordered(project: Path) -> None:
+    path = project / "rows.jsonl"
+    path.write_bytes(b"".join(sorted(path.read_bytes().splitlines(keepends=True))))
+
+
+@kind("rows.jsonl: was changed")
+def line_ends_of_the_rows_changed(project: Path) -> None:
+    path = project / "rows.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
 
 
 # --- artifact ----------------------------------------------------------------------------------
@@ -345,6 +434,34 @@ def git_folder_added(project: Path) -> None:
     (project / RUN / ".git" / "hook").write_text("#!/bin/sh\n")
 
 
+@kind("Extra files found")
+def file_with_an_unsigned_name_in_the_model(project: Path) -> None:
+    """A model card and a lock are only unsigned at the top of a run."""
+    (artifact(project).parent / "README.md").write_text("Approved.")
+
+
+@kind("it is a symlink")
+def model_is_a_link(project: Path) -> None:
+    folder = artifact(project).parent
+    folder.rename(project / "elsewhere")
+    folder.symlink_to(project / "elsewhere")
+
+
+@kind("pipe")
+def pipe_in_the_model(project: Path) -> None:
+    os.mkfifo(artifact(project).parent / "pipe")
+
+
+@kind("Second: the run is not in the log")
+def run_renamed(project: Path) -> None:
+    (project / RUN).rename(project / "runs" / "Second")
+
+
+@kind("third: the run is not in the log")
+def run_added_far_below(project: Path) -> None:
+    shutil.copytree(project / RUN, project / ".a" / "b" / "c" / "d" / "e" / "f" / "third")
+
+
 @kind("second: the run is missing")
 def run_deleted(project: Path) -> None:
     shutil.rmtree(project / RUN)
@@ -372,6 +489,38 @@ def test_an_untouched_project_is_intact(project: Project) -> None:
     done = project.call("audit", "verify", project.policy_file)
     assert done.exit_code == 0, done.output
     assert "ok   runs/first" in done.stdout and "ok   rows.jsonl" in done.stdout
+
+
+def test_what_is_not_tampering_raises_no_alarm(project: Project) -> None:
+    for path in list_files(project.folder):
+        os.utime(path, (1, 1))
+    (project.folder / RUN / "report.json").chmod(0o600)
+    done = project.call("audit", "verify", project.policy_file)
+    assert done.exit_code == 0 and "note" not in done.stdout, done.output
+
+
+def test_a_changed_policy_is_noted(project: Project) -> None:
+    """A policy may change, such as for a new colleague, so this is not a failure."""
+    project.write_policy(four_eyes=True)
+    done = project.call("audit", "verify", project.policy_file)
+    assert done.exit_code == 0
+    assert "note policy.toml was changed between entry 5 and now" in done.stdout
+    append(project.policy, "canaries")
+    project.write_policy()
+    append(project.policy, "canaries")
+    done = project.call("audit", "verify", project.policy_file, "--json")
+    assert json.loads(done.stdout)["notes"] == [
+        "policy.toml was changed between entry 5 and entry 6",
+        "policy.toml was changed between entry 6 and entry 7",
+    ]
+
+
+def test_a_clock_that_was_set_back_is_noted(project: Project) -> None:
+    entries = project.entries()
+    entries[3] = replace(entries[3], time="2001-02-03T04:05:06+00:00")
+    chain(project.folder, entries, project.policy.key)
+    done = project.call("audit", "verify", project.policy_file)
+    assert done.exit_code == 0 and "note entry 4 is dated before entry 3" in done.stdout
 
 
 def test_there_are_at_least_thirty_kinds() -> None:

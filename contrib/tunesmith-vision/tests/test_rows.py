@@ -162,6 +162,56 @@ def test_a_rotated_photograph_is_upright(folder: Path) -> None:
     assert (image.width, image.height) == open_picture(image).size == (32, 40)
 
 
+CORNERS = {1: "rgbk", 2: "grkb", 3: "kbgr", 4: "bkrg", 5: "rbgk", 6: "brkg", 7: "kgbr", 8: "gkrb"}
+"""Colors at the top left, top right, bottom left and bottom right, by EXIF orientation."""
+
+
+@pytest.mark.parametrize("orientation", CORNERS)
+@pytest.mark.parametrize("name", ["JPEG", "WEBP", "PNG"])
+def test_the_pixels_of_a_photograph_are_turned(folder: Path, name: str, orientation: int) -> None:
+    colors = {"r": (255, 0, 0), "g": (0, 255, 0), "b": (0, 0, 255), "k": (0, 0, 0)}
+    picture = PIL.Image.new("RGB", (64, 32))
+    for place, color in zip(((0, 0), (32, 0), (0, 16), (32, 16)), "rgbk", strict=True):
+        picture.paste(colors[color], (*place, place[0] + 32, place[1] + 16))
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    (folder / "turned.png").write_bytes(saved(picture, format=name, exif=exif))
+    turned = open_picture(read_images(folder)["turned"])
+    width, height = turned.size
+    found = ""
+    for y in (height // 4, 3 * height // 4):
+        for x in (width // 4, 3 * width // 4):
+            pixel = np.array(turned.getpixel((x, y)))
+            found += min(colors, key=lambda c: int(abs(pixel - np.array(colors[c])).sum()))
+    assert found == CORNERS[orientation] and (width > height) == (orientation < 5)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        URI.replace("data:image/png;base64", "DATA:image/PNG;BASE64"),
+        f" {URI}",
+        URI.replace(";base64", ";charset=utf-8;base64"),
+        "./x/../red.png",
+    ],
+)
+def test_other_spellings_of_an_image_are_used(value: str, folder: Path) -> None:
+    (record,) = load_rows(write(folder, one(value))).train
+    assert isinstance(record, Chat)
+    assert [*record.messages[0].media] == [read_images(folder)["red"]]
+    part = {"type": "image_url", "image_url": {"url": value, "detail": "high"}}
+    (same,) = load_rows(write(folder, chat([part, TEXT_PART]))).train
+    assert isinstance(same, Chat) and same.messages == record.messages
+
+
+def test_a_picture_for_print_has_its_colors(folder: Path) -> None:
+    picture = PIL.Image.open(io.BytesIO(RED)).convert("CMYK")
+    (folder / "print.jpg").write_bytes(saved(picture, format="JPEG", quality=95))
+    image = ImageReader(folder, max_pixels=10**6, max_bytes=10**6).read("print.jpg")
+    pixel = open_picture(image).getpixel((30, 20))
+    assert np.allclose(pixel, COLORS["red"], atol=6)
+
+
 def test_an_image_that_changed_after_loading_is_an_error(folder: Path) -> None:
     image = read_images(folder)["red"]
     Path(image.path).write_bytes(picture_bytes((1, 2, 3)))
@@ -185,20 +235,19 @@ def bomb() -> bytes:
     return magic + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
-def animation() -> bytes:
-    frames = [PIL.Image.new("RGB", (8, 8), color) for color in ((1, 1, 1), (200, 0, 0))]
-    return picture_bytes_of(frames)
+def animation(name: str = "GIF") -> bytes:
+    first, second = (PIL.Image.new("RGB", (8, 8), color) for color in ((1, 1, 1), (200, 0, 0)))
+    return saved(first, format=name, save_all=True, append_images=[second])
 
 
-def picture_bytes_of(frames: list[PIL.Image.Image]) -> bytes:
+def halved(name: str) -> bytes:
+    data = picture_bytes(COLORS["red"], (200, 160), format=name)
+    return data[: len(data) // 2]
+
+
+def saved(picture: PIL.Image.Image, **options: Any) -> bytes:
     stream = io.BytesIO()
-    frames[0].save(stream, format="GIF", save_all=True, append_images=frames[1:])
-    return stream.getvalue()
-
-
-def saved(picture: PIL.Image.Image) -> bytes:
-    stream = io.BytesIO()
-    picture.save(stream, format="PNG")
+    picture.save(stream, **{"format": "PNG", **options})
     return stream.getvalue()
 
 
@@ -305,6 +354,47 @@ MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
     "flipped bytes": (one("flipped.png"), "image is damaged"),
     "bomb": (one(uri(bomb())), "image has too many pixels"),
     "animation": (one(uri(animation())), "image has several frames"),
+    "animated WebP": (one(uri(animation("WEBP"), "image/webp")), "image has several frames"),
+    "animated PNG": (one(uri(animation("PNG"))), "image has several frames"),
+    "photograph with a depth map": (
+        one(uri(animation("MPO"), "image/jpeg")),
+        "image has several frames",
+    ),
+    "JPEG cut in the middle": (
+        one(uri(halved("JPEG"), "image/jpeg")),
+        "image is damaged",
+    ),
+    "TIFF": (one(uri(animation("TIFF"), "image/tiff")), "image format is not known"),
+    "loop of links": (one("loop.png"), "image file cannot be read"),
+    "link to nothing": (one("dangling.png"), "image file does not exist"),
+    "very long name": (one("a" * 5_000 + ".png"), "image file cannot be read"),
+    "half of a character": (one("\ud800.png"), "image file cannot be read"),
+    "url of a hub": (one("hf://datasets/a/b.png"), "image is a URL, which is never opened"),
+    "url of a browser": (one("blob:4711"), "image is a URL, which is never opened"),
+    "url after a space": (
+        one(" HTTPS://example.com/a.png"),
+        "image is a URL, which is never opened",
+    ),
+    "base64 for URLs": (one("data:image/png;base64,-_-_"), "image is not valid base64"),
+    "base64 without padding": (one(uri(RED + b"x").rstrip("=")), "image is not valid base64"),
+    "transparent color": (
+        one(uri(saved(PIL.Image.new("RGB", (8, 8)), transparency=(0, 0, 0)))),
+        "image has transparent pixels",
+    ),
+    "too few images in a later turn": (
+        {
+            "messages": [*chat("<image>a")["messages"], *chat("<image>b")["messages"]],
+            "images": ["red.png"],
+        },
+        "placeholders and images differ in number",
+    ),
+    "image in a system turn": (
+        {
+            "messages": [{"role": "system", "content": "<image>"}, *chat("Which?")["messages"]],
+            "images": ["red.png"],
+        },
+        "an image stands outside of the user's turns",
+    ),
     "16 bits": (one(uri(deep())), "image has more than 8 bits per channel"),
     "transparent": (one(uri(drawing())), "image has transparent pixels"),
     "transparent palette": (
@@ -377,6 +467,8 @@ def test_a_malformed_row_is_skipped_with_its_cause(name: str, folder: Path) -> N
     (folder / "file.pdf").write_bytes(PDF)
     os.mkfifo(folder / "pipe.png")
     (folder / "zero.png").symlink_to("/dev/zero")
+    (folder / "loop.png").symlink_to("loop.png")
+    (folder / "dangling.png").symlink_to("nowhere.png")
     (folder / "hosts.png").symlink_to("/etc/hosts")
     (folder / "truncated.png").write_bytes(RED[: len(RED) // 2])
     flipped = bytearray(RED)

@@ -71,6 +71,41 @@ def test_accidents_do_not_pass(program: str) -> None:
     assert passes_tests(RIGHT, TESTS, LIMITS)
 
 
+@pytest.mark.parametrize(
+    "block",
+    [
+        "print(double(int(input())))",
+        "import sys\n    sys.exit(double(0))",
+        "import unittest\n    unittest.main()",
+    ],
+)
+def test_the_main_block_of_a_program_does_not_run(block: str) -> None:
+    program = f'{RIGHT}\nif __name__ == "__main__":\n    {block}'
+    assert passes_tests(program, TESTS, LIMITS)
+    assert not passes_tests(program.replace("2 * x", "3 * x"), TESTS, LIMITS)
+    guarded = f'if __name__ == "__main__":\n    {TESTS}'
+    assert passes_tests(RIGHT, guarded, LIMITS)
+    assert not passes_tests(RIGHT.replace("2", "3"), guarded, LIMITS), "that of the tests does"
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import asyncio\nasync def twice(x):\n    return 2 * x\n"
+        "def double(x):\n    return asyncio.run(twice(x))",
+        f"import pickle\nclass A: ...\npickle.loads(pickle.dumps(A()))\n{RIGHT}",
+        f"from __future__ import annotations\nfrom dataclasses import dataclass\n{RIGHT}\n"
+        "@dataclass\nclass A:\n    x: int = 0",
+        f"import inspect\n{RIGHT}\ninspect.getsource(double)",
+        f"\ufeff# größer 漢字\n{RIGHT}".replace("\n", "\r\n"),
+    ],
+    ids=["asyncio", "pickle", "dataclass", "source", "characters"],
+)
+def test_programs_that_use_their_module_pass(program: str) -> None:
+    assert passes_tests(program, TESTS, LIMITS)
+    assert passes_tests(program, f"from __future__ import annotations\n{TESTS}", LIMITS)
+
+
 def test_files_outside_of_the_folder_stay(tmp_path: Path) -> None:
     kept = tmp_path / "kept.txt"
     kept.write_text("all of it", encoding="utf-8")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Self, TypeAlias
 
@@ -106,9 +106,16 @@ def find_departures(code: str, options: HouseStyleOptions) -> tuple[str, ...] | 
     functions = [node for node in ast.walk(tree) if isinstance(node, _FUNCTIONS)]
     if not functions:
         return None
+    methods = {
+        part for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for part in node.body
+    }
     inner = {node for each in functions for node in ast.walk(each) if node is not each}
     public = [node for node in functions if node not in inner and not node.name.startswith("_")]
-    found = [kind for node in functions for kind in _check_function(node, options)]
+    found = [
+        kind
+        for node in functions
+        for kind in _check_function(node, options, is_method=node in methods)
+    ]
     found += [kind for node in public for kind in _check_public(node, options)]
     names = [each.name for each in functions if each not in inner and each.name[:2] != "__"]
     if options.prefixes and names and all(name.startswith("_") for name in names):
@@ -119,15 +126,19 @@ def find_departures(code: str, options: HouseStyleOptions) -> tuple[str, ...] | 
     return tuple(dict.fromkeys(found))
 
 
-def _check_function(function: Function, options: HouseStyleOptions) -> Iterator[str]:
+def _check_function(
+    function: Function, options: HouseStyleOptions, *, is_method: bool
+) -> Iterator[str]:
     if not _SNAKE_CASE.fullmatch(function.name):
         yield "a function's name is not in snake case"
-    if options.annotations and not _is_annotated(function):
+    if options.annotations and not _is_annotated(function, is_method=is_method):
         yield "a type is missing"
 
 
 def _check_public(function: Function, options: HouseStyleOptions) -> Iterator[str]:
-    if options.prefixes and not function.name.startswith(tuple(options.prefixes)):
+    if options.prefixes and not any(
+        function.name.startswith(prefix) and function.name != prefix for prefix in options.prefixes
+    ):
         yield NO_PREFIX
     if options.docstrings:
         summary = (ast.get_docstring(function) or "").partition("\n\n")[0]  # on one line or more
@@ -135,30 +146,43 @@ def _check_public(function: Function, options: HouseStyleOptions) -> Iterator[st
             yield "a docstring is missing or has no full stop"
 
 
-def _is_annotated(function: Function) -> bool:
+def _is_annotated(function: Function, *, is_method: bool) -> bool:
     given = function.args
-    arguments = [*given.posonlyargs, *given.args, *given.kwonlyargs]
+    arguments = [*given.posonlyargs, *given.args]
+    if is_method and arguments and arguments[0].arg in ("self", "cls"):
+        del arguments[0]
+    arguments += given.kwonlyargs
     arguments += [each for each in (given.vararg, given.kwarg) if each is not None]
-    typed = all(a.annotation is not None or a.arg in ("self", "cls") for a in arguments)
-    return typed and function.returns is not None
+    return all(a.annotation is not None for a in arguments) and function.returns is not None
 
 
 def _check_tree(tree: ast.AST, options: HouseStyleOptions) -> Iterator[str]:
+    modules = {"builtins", "__builtins__"}  # and other names of this module
+    modules |= {
+        alias.asname
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+        if alias.asname and alias.name == "builtins"
+    }
     for node in ast.walk(tree):
         if isinstance(node, ast.ExceptHandler) and node.type is None:
             yield "an except names no exception"
-        name = _read_builtin(node)  # also if it is passed on to be called
-        if name in options.banned_calls:
-            yield f"it calls {name}"
+        for name in _read_builtins(node, modules):  # also if they are passed on to be called
+            if name in options.banned_calls:
+                yield f"it calls {name}"
 
 
-def _read_builtin(node: ast.AST) -> str:
-    """Return the name that an expression uses, also as an attribute of ``builtins``."""
-    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
-        return node.id
-    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-        return node.attr if node.value.id == "builtins" else ""
-    return ""
+def _read_builtins(node: ast.AST, modules: Collection[str]) -> list[str]:
+    """Return the names that a node uses, also as attributes and imports of ``builtins``."""
+    match node:
+        case ast.Name(id=name, ctx=ast.Load()):
+            return [name]
+        case ast.Attribute(value=ast.Name(id=module), attr=name) if module in modules:
+            return [name]
+        case ast.ImportFrom(module="builtins", names=aliases):
+            return [alias.name for alias in aliases]
+    return []
 
 
 SAMPLE_RECORDS = tuple(

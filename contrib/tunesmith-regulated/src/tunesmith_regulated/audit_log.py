@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,7 +63,7 @@ def decode(line: bytes) -> Entry:
 
 
 def append(policy: Policy, action: Action, run: Path | None = None, **facts: Any) -> Entry:
-    """Append a durable entry to the log, whose end must be intact."""
+    """Append a durable entry to the log, whose end must be intact, with the policy's SHA-256."""
     try:
         policy.log.parent.mkdir(parents=True, exist_ok=True)
         with policy.log.open("ab+") as file:
@@ -80,7 +81,7 @@ def append(policy: Policy, action: Action, run: Path | None = None, **facts: Any
                 host=socket.gethostname(),
                 action=action,
                 run=policy.relative(run) if run else "",
-                facts=facts,
+                facts={**facts, "policy": policy.sha256},
                 previous=digest(lines[-1]) if lines else "",
             )
             entry = replace(entry, signature=sign_bytes(policy.key, entry.signed_content))
@@ -101,11 +102,14 @@ def digest(line: bytes) -> str:
 
 def read_entries(policy: Policy, key: Path | None = None) -> tuple[list[Entry], list[str]]:
     """Return all entries that can be parsed, and a message for each problem of the log."""
+    lines, problems = [], []
     try:
         lines = policy.log.read_bytes().splitlines(keepends=True)
     except FileNotFoundError:
-        lines = []
-    problems = [*_check_lines(lines, key or policy.public_key), *_check_head(policy, lines)]
+        pass
+    except OSError as error:
+        problems.append(f"cannot be read: {error.strerror}")
+    problems += [*_check_lines(lines, key or policy.public_key), *_check_head(policy, lines)]
     entries = []
     for line in lines:
         with suppress(ValueError):  # which is one of the problems
@@ -149,8 +153,21 @@ def _check_head(policy: Policy, lines: Sequence[bytes]) -> Iterator[str]:
     except FileNotFoundError:
         if lines:
             yield f"{policy.head} is missing"
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         yield f"{policy.head} is damaged"
+    except OSError as error:
+        yield f"{policy.head} cannot be read: {error.strerror}"
+
+
+def list_notes(policy: Policy, entries: Sequence[Entry]) -> Iterator[str]:
+    """Yield what is allowed, but what a reader of the log should know."""
+    for before, entry in pairwise(entries):
+        if entry.time < before.time:
+            yield f"entry {entry.number} is dated before entry {before.number}"
+    digests = [(f"entry {e.number}", e.facts["policy"]) for e in entries if "policy" in e.facts]
+    for (since, was), (until, now) in pairwise([*digests, ("now", policy.sha256)]):
+        if was != now:
+            yield f"{policy.path.name} was changed between {since} and {until}"
 
 
 def check_head(lines: Sequence[bytes], number: int, sha256: str, source: str) -> Iterator[str]:

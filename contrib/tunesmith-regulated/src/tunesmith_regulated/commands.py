@@ -16,6 +16,7 @@ from tunesmith_regulated.audit_log import (
     append,
     check_head,
     digest,
+    list_notes,
     read_entries,
     require_entries,
 )
@@ -46,8 +47,9 @@ def verify(
 ) -> None:
     """Check the audit log of POLICY, and the runs, data files and models that it names.
 
-    The exit code is 7 if anything differs from the log. Keep the head that is printed at the end,
-    and pass it with --after next time: it shows that no later entry was removed.
+    The exit code is 7 if anything differs from the log. Changes of the policy and of the clock are
+    notes, which do not change the exit code. Keep the head that is printed at the end, and pass it
+    with --after next time: it shows that no later entry was removed.
     """
     entries, problems = read_entries(policy, public_key)
     if not entries:
@@ -61,17 +63,20 @@ def verify(
     found = {policy.log.name: [f"{policy.log}: {problem}" for problem in problems]}
     found.update(check_inputs(policy, entries))
     found.update(check_runs(policy, entries, public_key))
+    notes = [*list_notes(policy, entries)]
     head = f"{len(entries)}:{digest(entries[-1].encode())}" if entries else ""
     bad = [problem for listed in found.values() for problem in listed]
     if as_json:
         result = {"ok": not bad, "entries": len(entries), "head": head, "problems": bad}
-        render.print_json({"schema": "tunesmith.audit-verify/1", **result})
+        render.print_json({"schema": "tunesmith.audit-verify/1", **result, "notes": notes})
     else:
         for name, listed in found.items():
             mark, style = ("FAIL", "bad") if listed else ("ok  ", "good")
             render.print_text(f"{mark} {name}", style=style)
             for problem in listed:
                 render.print_text(f"       {problem}")
+        for note in notes:
+            render.print_text(f"note {note}")
         render.print_text(f"\nhead: {head}")
     if bad:
         raise IntegrityError(bad[0], hint="restore changed files from a backup")

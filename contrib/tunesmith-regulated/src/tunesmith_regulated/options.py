@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grp
+import hashlib
 import os
 import pwd
 import stat
@@ -60,10 +61,11 @@ class PolicyOptions(Options):
 
 
 class Policy:
-    """A policy file: its options, and its paths as absolute paths."""
+    """A policy file: its options and SHA-256, and its paths as absolute paths."""
 
-    def __init__(self, path: Path, options: PolicyOptions) -> None:
+    def __init__(self, path: Path, options: PolicyOptions, sha256: str) -> None:
         self.path, self.options, self.folder = path, options, path.parent
+        self.sha256 = sha256
         names = (options.log, options.head, options.key, options.public_key)
         self.log, self.head, self.key, self.public_key = (self.folder / name for name in names)
 
@@ -83,7 +85,8 @@ def read_policy(path: Path) -> Policy:
     """Read a policy file; raise a UsageError if it is not valid, or others can change it."""
     path = path.resolve()
     try:
-        options = from_table(PolicyOptions, tomllib.loads(path.read_text(encoding="utf-8")))
+        content = path.read_bytes()
+        options = from_table(PolicyOptions, tomllib.loads(content.decode()))
         mode = path.stat().st_mode
     except OSError as error:
         raise UsageError(f"{path}: the policy cannot be read: {error.strerror}") from None
@@ -94,7 +97,7 @@ def read_policy(path: Path) -> Policy:
     if mode & (stat.S_IWGRP | stat.S_IWOTH):
         hint = f"chmod go-w {path}"
         raise UsageError(f"{path}: other accounts can change the policy", hint=hint)
-    return Policy(path, options)
+    return Policy(path, options, hashlib.sha256(content).hexdigest())
 
 
 def current_account() -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.contracts import Finding
-from tunesmith.errors import DataError, TunesmithError
+from tunesmith.errors import DataError, TunesmithError, UsageError
 from tunesmith.execution.run_events import list_used_plugins
 from tunesmith.plan import Component, Plan
 from tunesmith_evidence.side_effects.canaries import read_canaries
@@ -17,6 +17,7 @@ from tunesmith_regulated.audit_log import append, read_entries
 from tunesmith_regulated.egress import find_egress
 from tunesmith_regulated.options import Policy, RegulatedOptions, read_policy
 from tunesmith_regulated.power import describe_power
+from tunesmith_regulated.signing import SIGNATURE
 from tunesmith_regulated.verify import check_run
 
 
@@ -73,11 +74,17 @@ def review_use(folder: Path, use: str) -> Iterator[Finding]:
 
 
 def find_policy(folder: Path) -> Policy | None:
-    """Return the policy of a run, or None if the run has none; raise an error for a bad one."""
+    """Return the policy of a run, or None if the run has none; raise an error for a bad one.
+
+    A signed run had a policy, so its run file was changed if it names none.
+    """
     try:
         tables = tomllib.loads((folder / "run.toml").read_text(encoding="utf-8"))
         named = Path(tables["regulated"]["policy"])
     except (OSError, ValueError, LookupError, TypeError):
+        if (folder / SIGNATURE).exists():
+            what = f"{folder}: the run is signed, but its run file names no policy"
+            raise UsageError(what, hint="restore the run folder from a backup") from None
         return None
     return read_policy(named)
 

@@ -28,7 +28,14 @@ from tunesmith_evidence.report.previews import read_previews
 from tunesmith_regulated.audit_log import Entry, append
 from tunesmith_regulated.options import Policy
 from tunesmith_regulated.retention import require_intact
-from tunesmith_regulated.search import contains, is_text, list_texts, read_rows, replace_strings
+from tunesmith_regulated.search import (
+    contains,
+    is_compressed,
+    is_text,
+    list_texts,
+    read_rows,
+    replace_strings,
+)
 from tunesmith_regulated.signing import digest_file, sign_folder
 from tunesmith_regulated.verify import State, replay
 
@@ -46,7 +53,8 @@ class Trace:
 
     ``texts`` were searched for. ``lines`` are those of data files, ``files`` the other files with
     the row, ``named`` the files that the row names, such as images, and ``unsearched`` data files
-    of another format. ``retrain`` has the runs whose weights may depend on the row, with reasons.
+    of another format and compressed files. ``retrain`` has the runs whose weights may depend on the
+    row, with reasons.
     """
 
     texts: tuple[str, ...]
@@ -86,13 +94,17 @@ def trace_row(
         raise UsageError("no text of the row is in this row only", hint=hint)
     lines = {path: found[path] | _find_lines(rows, texts) for path, rows in files.items()}
     lines = {path: numbers for path, numbers in lines.items() if numbers}
-    unsearched = tuple(sorted(path for path in inputs - files.keys() if not is_text(path)))
-    hits = {path for path in (inside | inputs) - files.keys() if contains(path, texts)}
+    unsearched = {path for path in inputs - files.keys() if not is_text(path)}
+    unsearched |= {path for path in inside if is_compressed(path)}
+    hits = {path for path in (inside | inputs) - lines.keys() if contains(path, texts)}
     hits -= named
-    hits |= {path for name in ENCODED_CACHES if (path := cache_folder() / name).exists()}
-    sources = {**lines, **dict.fromkeys([*unsearched, *hits & inputs], ())}
+    hits |= {path for name in ENCODED_CACHES for path in cache_folder().glob(f"{name}*")}
+    sources = {**lines, **dict.fromkeys((unsearched | hits) & inputs, ())}
     retrain = find_retrain(policy, entries, sources)
-    return Trace(texts, lines, tuple(sorted(hits)), tuple(sorted(named)), unsearched, retrain)
+    found_in, named_by, unknown = (
+        tuple(sorted(paths)) for paths in (hits, named, unsearched - hits)
+    )
+    return Trace(texts, lines, found_in, named_by, unknown, retrain)
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -231,7 +243,8 @@ def delete_row(policy: Policy, entries: Sequence[Entry], trace: Trace) -> list[P
     append(policy, "delete", inputs=inputs, texts=sorted(digests), retrain=sorted(trace.retrain))
     for run in runs:
         append(policy, "sign", run, signature=sign_folder(run, policy.key))
-    kept = [path for path in trace.files if path.is_file() and contains(path, trace.texts)]
+    searched = (*trace.files, *trace.lines)
+    kept = [path for path in searched if path.is_file() and contains(path, trace.texts)]
     return [*kept, *trace.named, *trace.unsearched]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from codecs import getincrementaldecoder
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
@@ -11,6 +12,14 @@ from functools import cache
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
+
+PIECE, LONGEST_ESCAPE = 1 << 22, len("\\\\u00fc") * 2
+"""Characters that are searched at once, and the most characters that stand for one."""
+COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf", b"PAR1")
+"""Starts of files of gzip, bzip2, xz, Zstandard, 7-Zip and Parquet."""
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
+_LETTERS = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f"}
 
 
 @cache
@@ -28,7 +37,44 @@ def contains(path: Path, texts: Collection[str]) -> bool:
     if not path.stat().st_size:
         return False
     with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
-        return any(content.find(form) >= 0 for text in texts for form in list_forms(text))
+        if any(content.find(form) >= 0 for text in texts for form in list_forms(text)):
+            return True
+    return is_text(path) and _contains_escaped(path, [unescape(text) for text in texts])
+
+
+def _contains_escaped(path: Path, texts: Collection[str]) -> bool:
+    """Return True if a text file contains one of the texts with escapes of other programs."""
+    before = ""
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        while piece := before + file.read(PIECE):
+            if len(piece) == len(before):
+                return False
+            if ("\\" in piece or "&" in piece) and any(t in unescape(piece) for t in texts):
+                return True
+            before = piece[-LONGEST_ESCAPE * max(map(len, texts), default=0) :]
+    return False
+
+
+def unescape(text: str) -> str:
+    """Return a text without escapes of HTML and JSON, also if both were applied, or one twice."""
+    for _ in range(2):
+        text = _ESCAPE.sub(_read_escape, html.unescape(text))
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _read_escape(match: re.Match[str]) -> str:
+    digits, letter = match.groups()
+    return chr(int(digits, 16)) if digits else _LETTERS.get(letter, letter)
+
+
+def is_compressed(path: Path) -> bool:
+    """Return True if a file is compressed, so that its bytes do not show its texts."""
+    with path.open("rb") as file:
+        start = file.read(6)
+    if start.startswith(b"PK"):
+        with suppress(BadZipFile, OSError), ZipFile(path) as archive:
+            return any(member.compress_type != ZIP_STORED for member in archive.infolist())
+    return start.startswith(COMPRESSED)
 
 
 def is_text(path: Path) -> bool:

@@ -39,7 +39,7 @@ def is_signed(key: Path, content: bytes, signature: str) -> bool:
 
     loaded = _load(key, load_pem_public_key)
     try:
-        loaded.verify(base64.b64decode(signature), content, ECDSA(SHA256()))
+        loaded.verify(base64.b64decode(signature, validate=True), content, ECDSA(SHA256()))
     except (InvalidSignature, ValueError):
         return False
     return True

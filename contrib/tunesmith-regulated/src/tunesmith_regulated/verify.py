@@ -11,6 +11,9 @@ from tunesmith_regulated.audit_log import Entry
 from tunesmith_regulated.options import Policy
 from tunesmith_regulated.signing import SIGNATURE, digest_file, find_change
 
+DEPTH = 100
+"""Levels of folders to search for runs: more than a project has."""
+
 
 @dataclass
 class State:
@@ -46,7 +49,7 @@ def check_runs(
     for run in state.signatures:
         yield run, check_run(policy, entries, policy.folder / run, key)
     roots = {policy.folder, *((policy.folder / run).parent for run in state.signatures)}
-    found = {policy.relative(path) for root in roots for path in find_runs(root, depth=4)}
+    found = {policy.relative(path) for root in roots for path in find_runs(root, DEPTH)}
     for run in sorted(found - state.signatures.keys()):
         was = "was deleted according to the log" if run in state.expired else "is not in the log"
         yield run, [f"{policy.folder / run}: the run {was}"]

@@ -48,7 +48,8 @@ _TRANSPOSED = (5, 6, 7, 8)
 """Values of the EXIF orientation that swap width and height."""
 _TOO_MANY, _SHRINK = "image has too many pixels", "shrink the image, or raise data.max_pixels"
 _OTHER_FORMAT = "image has another format than stated"
-_URL = ("http:", "https:", "ftp:", "s3:", "gs:", "file:")
+_URL = re.compile(r"\s*(?:[a-z][a-z\d+.-]+://|(?:https?|ftp|s3|gs|file|blob):)", re.IGNORECASE)
+_DATA_URI = re.compile(r"\s*data:", re.IGNORECASE)
 
 
 @final
@@ -124,12 +125,12 @@ class ImageReader:
             return self._from_bytes(value)
         if not isinstance(value, str) or not value.strip():
             raise RowError("image is not a path", json_type(value))
-        if value.startswith("data:"):
+        if _DATA_URI.match(value):
             media_type, data = _decode_uri(value, self.max_bytes)
             image = self._from_bytes(data)
             _check_media_type(self._media_types[image.sha256], media_type)
             return image
-        if value.lower().startswith(_URL):
+        if _URL.match(value):
             hint = "download the images first, and name their files"
             raise RowError("image is a URL, which is never opened", value, hint=hint)
         return self._from_path(value)
@@ -147,7 +148,7 @@ class ImageReader:
                 raise RowError("image file does not exist", name, hint=hint)
             with path.open("rb") as file:
                 data = file.read(self.max_bytes + 1)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:  # the last for a loop of links
             raise RowError("image file cannot be read", f"{name}: {error}") from error
         image = self._check(data, path)
         self._by_path[path] = image.sha256
@@ -317,8 +318,9 @@ def _read_checked(image: Image) -> bytes:
 def _decode_uri(uri: str, max_bytes: int) -> tuple[str, bytes]:
     """Return the media type and the bytes of a data URI, as in OpenAI's chat API."""
     header, comma, text = uri.partition(",")
-    media_type, *parameters = header.removeprefix("data:").lower().split(";")
-    if not comma or not header.startswith("data:") or parameters[-1:] != ["base64"]:
+    scheme, _, rest = header.strip().lower().partition(":")
+    media_type, *parameters = rest.split(";")
+    if not comma or scheme != "data" or parameters[-1:] != ["base64"]:
         raise RowError("image is not a base64 data URI", header[:40])
     try:
         # One more byte than allowed is enough to refuse an image.

@@ -38,10 +38,9 @@ def passes_tests(program: str, tests: str, limits: Limits) -> bool:
         "secret": secret,
     }
     with tempfile.TemporaryDirectory(prefix="tunesmith-code-") as folder:
-        path = Path(folder, "program.py")
-        text = f"{program}\n\n{tests}\n"
-        path.write_text(text, encoding="utf-8", errors="surrogatepass")
-        command = [sys.executable, "-I", "-S", "-B", str(SANDBOX), path.name]
+        for name, text in (("program.py", program), ("tests.py", tests)):
+            Path(folder, name).write_text(f"{text}\n", encoding="utf-8", errors="surrogatepass")
+        command = [sys.executable, "-I", "-S", "-B", str(SANDBOX), "program.py", "tests.py"]
         try:
             finished = subprocess.run(
                 [*_without_network(), *command],
