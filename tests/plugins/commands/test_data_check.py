@@ -111,7 +111,7 @@ def test_more_unusable_rows_than_a_run_accepts_are_an_error(
 ) -> None:
     write(tmp_path / "rows.jsonl", clean_rows()[: 100 - unusable])
     with (tmp_path / "rows.jsonl").open("a") as file:
-        file.write('{"prompt": "a", "completion": ""}\n' * unusable)
+        file.write('\n{"prompt": "a", "completion": ""}' * unusable)
     done = tunesmith("data", "check", "rows.jsonl", "--json")
     assert done.exit_code == code, done.output
     found = [f["message"] for f in json.loads(done.stdout)["findings"] if f["level"] == "error"]
