@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from email.message import Message
 from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, TypeVar
@@ -208,7 +209,7 @@ def _read_body(response: http.client.HTTPResponse, seconds: float) -> bytes:
     return bytes(content)
 
 
-def _read_delay(headers: Mapping[str, str]) -> float:
+def _read_delay(headers: Message) -> float:
     """Return the delay that ``Retry-After`` asks for, in seconds: a number or a date."""
     value = headers.get("Retry-After", "")
     if value.isdecimal():
