@@ -23,6 +23,7 @@ class FaultyServer:
         self.requests: Counter[str] = Counter()
         self.answered: Counter[str] = Counter()
         self.tokens = 0
+        self.usage = {"prompt_tokens": 50, "completion_tokens": 20}
         self.headers: list[str] = []
         self.lock = threading.Lock()
         outer = self
@@ -70,7 +71,7 @@ class FaultyServer:
                     "finish_reason": "length" if fault == "cut answer" else "stop",
                 }
             ],
-            "usage": {"prompt_tokens": 50, "completion_tokens": 20},
+            "usage": self.usage,
         }
         raw = json.dumps(content).encode()
         with self.lock:

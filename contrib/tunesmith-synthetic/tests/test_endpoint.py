@@ -99,8 +99,40 @@ def test_the_budget_is_never_exceeded(tmp_path: Path, limit: int, parallel: int)
         found = generate(server, tmp_path, **options)
         assert server.tokens <= limit
     sent = sum(cause != "the budget is used up" for cause in texts(found))
-    # A request reserves at most 1,800 tokens, and uses 70.
-    assert sent * 70 <= limit and (sent == 64 or sent >= (limit - 1800) // 70)
+    # A try reserves at most 1,800 tokens, uses 70, and counts with 80 if its answer is lost.
+    assert sent * 70 <= limit and (sent == 64 or sent >= (limit - 1800) // 100)
+
+
+@pytest.mark.parametrize("fault", ["cut body", "hang"])
+def test_answers_that_were_lost_count_in_the_budget(tmp_path: Path, fault: str) -> None:
+    """The server charges for each try, also if its answer did not arrive."""
+    with FaultyServer(dict.fromkeys(range(16), fault)) as server:
+        options = {"max_tokens": 6000, "max_new_tokens": 30, "timeout": 0.1, "parallel": 1}
+        found = generate(server, tmp_path, **options)
+        again = generate(server, tmp_path, **options)
+        assert 1500 < 70 * server.requests.total() <= 6000
+    assert "the budget is used up" in texts(again)
+    rows = [
+        [text for text in texts(each) if isinstance(text, Completion)] for each in (found, again)
+    ]
+    assert rows[0] == rows[1]
+
+
+def test_requests_that_wait_for_each_others_budget_fail(tmp_path: Path) -> None:
+    with FaultyServer(dict.fromkeys(range(16), "cut body")) as server:
+        with pytest.raises(EnvironmentProblem, match="IncompleteRead"):
+            generate(server, tmp_path, max_tokens=4000, max_new_tokens=30, parallel=4)
+        assert 0 < server.tokens <= 4000
+
+
+@pytest.mark.parametrize("usage", [{}, {"prompt_tokens": -90, "completion_tokens": 1}])
+def test_a_server_that_does_not_count_uses_up_the_reserved_tokens(
+    tmp_path: Path, usage: dict[str, int]
+) -> None:
+    with FaultyServer() as server:
+        server.usage = usage
+        generate(server, tmp_path, max_tokens=9000, max_new_tokens=30)
+        assert 0 < server.requests.total() <= 9000 // 500
 
 
 def test_the_budget_ends_at_the_same_request_whatever_the_timing(tmp_path: Path) -> None:

@@ -78,6 +78,35 @@ def test_injected_test_rows_are_removed(request_: Any) -> None:
     assert {*prompts_of(found.kept)} == {*others}
 
 
+ASKED = "I was charged two times for my order 4412, so why don't I get one payment back?"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I was two charged times for my 4412 order, so why don't I one get payment back?",
+        "why don't I get one payment back, so I was charged two times for my order 4412?",
+        f"{ASKED} Thanks a lot in advance, and kind regards from Anna Smith",
+        f"Hello dear support team, I have a question. {ASKED}",
+        f"Good morning! {ASKED.replace('payment', 'transfer')} Please answer this week",
+        "I was charged twice for my order 4412, so why do not I get one payment back?",
+        "I was charged 2 times for my order 4412, so why don't I get 1 payment back?",
+        "I wаs сhаrgеd twо tіmеs fоr mу оrdеr 4412, sо whу dоn't I gеt оnе рауmеnt bасk?",
+        ASKED.upper().replace(" ", "_"),
+        "I was charged... two times! For my order (4412): so, why don't I get one payment back",
+    ],
+    ids=["order", "halves", "end", "start", "word", "short", "digits", "letters", "line", "marks"],
+)
+def test_a_test_prompt_in_other_order_letters_or_company_is_a_leak(
+    project: Path, text: str
+) -> None:
+    write_lines(project / "test.jsonl", [{"prompt": ASKED, "completion": "card"}] * 2)
+    other = "I was charged for a parcel two weeks ago; where do I get the bill for my order 7?"
+    request = request_of(project, {"use": "endpoint", "url": "http://127.0.0.1/v1", "model": "x"})
+    found = filter_rows(request, rows_of([text, other]))
+    assert prompts_of(found.kept) == [other]
+
+
 def test_the_limit_of_spelling_decides(project: Path) -> None:
     """A change of 30 % of the letters is no leak at 0.88, and is one at 0.6."""
     text = sentence(0)

@@ -33,7 +33,7 @@ from tunesmith_data import RowError
 from tunesmith_traces.completions import read_langfuse, read_openai
 from tunesmith_traces.offer import TRACES, TraceOptions
 from tunesmith_traces.otel import read_otel
-from tunesmith_traces.trace import read_label
+from tunesmith_traces.trace import read_label, read_time
 
 KEY = "hf_" + "aB3dE5gH7jK9mN1pQ3rS5tU7vW9xY1zA3b"
 
@@ -264,6 +264,85 @@ def test_the_word_of_a_score_decides_and_the_last_score(tmp_path: Path) -> None:
     row = {**langfuse()[1], "scores": scores}
     found = load(write(tmp_path / "calls.jsonl", [span, row]), feedback="rating")
     assert [record.label for record in found.train] == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [
+        ("2026-01-01T10:00:00Z", "2026-01-01T10:00:00.500Z"),
+        ("2026-01-01T11:00:00+02:00", "2026-01-01T09:30:00Z"),
+        ("2026-01-01T10:00:00", "2026-01-01T09:30:00-02:00"),
+        (999_999_999, 1_767_261_600),
+        (1_767_261_600, "1767261600001"),
+        (1_767_261_600_999, "1767261601000000"),
+        ("1767261600000000001", "1767261600000000002"),
+        ("2026-01-01T10:00:00Z", 1_767_261_601_000),
+        (None, "2026-01-01"),
+        ("soon", 1),
+    ],
+)
+def test_the_last_score_is_the_one_with_the_latest_time(
+    first: object, last: object, tmp_path: Path
+) -> None:
+    assert read_time(first) < read_time(last)
+    times = {1: last, 0: first}
+    scores = [{"name": "rating", "value": n, "timestamp": time} for n, time in times.items()]
+    span = spans()[0]
+    (event,) = span["events"]
+    span["events"] = [
+        {**event, "timestamp": time, "attributes": {**event["attributes"], **score_of(n)}}
+        for n, time in times.items()
+    ]
+    rows = [{**langfuse()[1], "scores": scores}, span]
+    found = load(write(tmp_path / "calls.jsonl", rows), feedback="rating")
+    assert [record.label for record in found.train] == [True, True]
+
+
+def score_of(value: float) -> JSON:
+    """Return the attributes of a score without a word."""
+    score = "gen_ai.evaluation.score"
+    return {f"{score}.label": None, f"{score}.value": value}
+
+
+def test_a_word_that_is_unknown_does_not_hide_the_number(tmp_path: Path) -> None:
+    scores = [{"name": "rating", "value": 5, "stringValue": "5 stars"}]
+    path = write(tmp_path / "calls.jsonl", [{**langfuse()[1], "scores": scores}])
+    (record,) = load(path, feedback="rating", good_from=4).train
+    assert record.label
+
+
+def test_a_streamed_answer_is_put_together(tmp_path: Path) -> None:
+    def chunk(reason: str | None = None, index: int = 0, **delta: Any) -> JSON:
+        choice = {"index": index, "delta": delta, "finish_reason": reason}
+        return {"id": "s", "model": "m-1", "choices": [choice]}
+
+    def part(number: int, **function: str) -> JSON:
+        ids = {"id": f"c{number}"} if "name" in function else {}
+        return chunk(tool_calls=[{"index": number, **ids, "function": function}])
+
+    end: JSON = {"id": "s", "choices": [], "usage": {"completion_tokens": 2}}
+    texts = [
+        chunk(role="assistant", content=""),
+        chunk(content="net"),
+        chunk(content="other", index=1),
+        chunk(content="work"),
+        chunk("stop"),
+        end,
+    ]
+    calls = [part(0, name="f", arguments=""), part(1, name="g", arguments="{}")]
+    calls += [part(0, arguments='{"a": '), part(0, arguments="1}"), chunk("tool_calls")]
+    rows = [
+        {"request": {"messages": [user(f"a {n}?")]}, "response": response}
+        for n, response in enumerate((texts, calls, texts[:3]))
+    ]
+    found = load(write(tmp_path / "calls.jsonl", rows), max_skipped=1, slices=["model"])
+    spoken, called = (record.messages[-1] for record in found.train)
+    assert spoken.text == "network" and dict(found.train[0].slices) == {"model": "m-1"}
+    assert [(c.name, json.loads(c.arguments)) for c in called.tool_calls] == [
+        ("f", {"a": 1}),
+        ("g", {}),
+    ]
+    assert [row.cause for row in found.skipped] == ["the stream of chunks has no end"]
 
 
 def test_answers_that_are_json_are_texts(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import normalize
 
+from tunesmith_evidence.answers.normalize import normalize_unicode
 from tunesmith_evidence.classify.coordinates import DenseRows, fit_logistic
 from tunesmith_evidence.tasks.kinds import list_labels
 
@@ -114,8 +115,8 @@ class LinearClassifier:
 
 def encode_labels(values: Sequence[str], labels: Sequence[str]) -> NDArray[np.int64]:
     """Return the index of each value in ``labels``."""
-    numbers = {label: number for number, label in enumerate(labels)}
-    return np.array([numbers[value.strip()] for value in values], dtype=np.int64)
+    numbers = {normalize_unicode(label): number for number, label in enumerate(labels)}
+    return np.array([numbers[normalize_unicode(value)] for value in values], dtype=np.int64)
 
 
 def predict(classifier: Classifier, rows: Rows) -> list[str]:

@@ -13,6 +13,7 @@ from tunesmith_evidence.classify.folds import FitClassifier, assign_folds, choos
 from tunesmith_evidence.classify.function_model import FunctionModel
 from tunesmith_evidence.classify.vectors import Vectorizer
 from tunesmith_evidence.tasks.examples import Example
+from tunesmith_evidence.tasks.kinds import unify_spellings
 
 __all__ = ["TextRows", "vectorize_with"]
 
@@ -32,7 +33,7 @@ class TextRows:
         self._vectorize = vectorize or Vectorizer(texts).transform
         self._folds = assign_folds(texts)
         self.rows: Rows = self._vectorize(texts)
-        self.answers = [example.answer.strip() for example in examples]
+        self.answers = unify_spellings([example.answer for example in examples])
 
     @property
     def learned(self) -> tuple[Rows, Sequence[str]]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
+import io
 import json
 import time
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from email.message import Message
+from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, TypeVar
 
@@ -25,9 +30,13 @@ MAX_ANSWER_BYTES = 1_000_000
 MAX_REASON = 200
 """Maximum length of an endpoint's message that is quoted in an error."""
 MAX_ATTEMPTS = 3
+MAX_PAUSE = 60.0
+"""Maximum delay before a retry, in seconds, also if an endpoint asks for a longer one."""
 SHOWN_MODELS = 20
 RETRY_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 """HTTP status codes after which a request is retried."""
+UNREADABLE = OverflowError, RecursionError, EOFError, zlib.error
+"""Further errors of JSON with huge numbers or deep nesting, and of damaged compressed data."""
 T = TypeVar("T")
 
 
@@ -68,6 +77,9 @@ class Endpoint:
     """Number of parallel requests."""
     pause: float = 1.0
     """Delay before the first retry, in seconds; it doubles with each further retry."""
+    may_repeat: Callable[[], bool] | None = None
+    """Called before a retry if the answer was lost, so that the endpoint may have charged for it.
+    If it returns False, there is no retry."""
     role: str = "endpoint"
     """The name for the endpoint in errors."""
     hint: str = "check the address, the model's name and the token's variable, then try again"
@@ -139,13 +151,11 @@ class Endpoint:
             headers,
         )
         for attempt in range(MAX_ATTEMPTS):
-            content = b""
+            content, pause, is_lost = b"", self.pause * 2**attempt, False
             try:
                 opener = urllib.request.build_opener(_NoRedirects)
                 with opener.open(request, timeout=self.timeout) as response:
-                    content = response.read(MAX_ANSWER_BYTES)
-                    if response.length and len(content) < MAX_ANSWER_BYTES:  # cut off
-                        raise http.client.IncompleteRead(content, response.length)
+                    content = _read_body(response, self.timeout)
                 return read(json.loads(content))
             except urllib.error.HTTPError as error:
                 with suppress(OSError, http.client.HTTPException):
@@ -153,14 +163,19 @@ class Endpoint:
                 problem = f"HTTP {error.code}{_read_reason(content)}"
                 if error.code not in RETRY_STATUSES:
                     break
+                pause, is_lost = max(pause, _read_delay(error.headers)), error.code >= 500
             except (OSError, http.client.HTTPException) as error:
                 problem = str(getattr(error, "reason", error)) or type(error).__name__
-            except (ValueError, LookupError, TypeError, AttributeError):
+                is_lost = not isinstance(error, urllib.error.URLError)  # it was sent
+            except (ValueError, LookupError, TypeError, AttributeError, *UNREADABLE):
                 kind = "list of models" if body is None else "chat completion"
                 problem = f"the response is not a {kind}{_read_reason(content)}"
                 break
-            if attempt + 1 < MAX_ATTEMPTS:
-                time.sleep(self.pause * 2**attempt)
+            if attempt + 1 == MAX_ATTEMPTS or (
+                is_lost and self.may_repeat is not None and not self.may_repeat()
+            ):
+                break
+            time.sleep(pause)
         # Redact before truncating: a truncated token would not be recognized.
         shown = redact(problem.replace(token, "[token]") if token else problem)
         # "from None", because the request in the original error contains the token.
@@ -170,11 +185,48 @@ class Endpoint:
         ) from None
 
 
+def _read_body(response: http.client.HTTPResponse, seconds: float) -> bytes:
+    """Return the body of a response, uncompressed.
+
+    Raises:
+        TimeoutError: the whole body takes longer than the limit; a socket's limit is for each part.
+        http.client.IncompleteRead: the body was cut off.
+    """
+    deadline, content = time.monotonic() + seconds, bytearray()
+    while len(content) < MAX_ANSWER_BYTES:
+        part = response.read1(MAX_ANSWER_BYTES - len(content))
+        if not part:
+            break
+        content += part
+        if time.monotonic() > deadline:
+            raise TimeoutError("timed out")
+    missing = int(response.headers.get("Content-Length") or 0) - len(content)
+    if missing > 0 and len(content) < MAX_ANSWER_BYTES:
+        raise http.client.IncompleteRead(bytes(content), missing)
+    if (response.headers.get("Content-Encoding") or "").lower() == "gzip":
+        with gzip.open(io.BytesIO(content)) as file:
+            return file.read(MAX_ANSWER_BYTES)
+    return bytes(content)
+
+
+def _read_delay(headers: Message) -> float:
+    """Return the delay that ``Retry-After`` asks for, in seconds: a number or a date."""
+    value = headers.get("Retry-After", "")
+    if value.isdecimal():
+        return min(float(value), MAX_PAUSE)
+    with suppress(ValueError, TypeError):  # no date
+        return min(parsedate_to_datetime(value).timestamp() - time.time(), MAX_PAUSE)
+    return 0.0
+
+
 def _read_reply(content: Any) -> Reply:
     choice = content["choices"][0]
     message, usage = choice["message"], content.get("usage") or {}
+    text = message.get("content") or ""
+    if not isinstance(text, str):
+        raise TypeError("the content is not a text")
     return Reply(
-        str(message.get("content") or ""),
+        text,
         tuple(dict(call["function"]) for call in message.get("tool_calls") or ()),
         str(choice.get("finish_reason") or "stop"),
         int(usage.get("completion_tokens") or 0),
@@ -190,7 +242,7 @@ def _read_reason(body: bytes) -> str:
     """Return the error message in a response of any common format, or "" if there is no message."""
     try:
         content: Any = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     for key in ("error", "message", "detail"):
         if isinstance(content, dict) and content.get(key):

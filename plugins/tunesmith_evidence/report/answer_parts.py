@@ -7,11 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tunesmith.text import format_count
-from tunesmith_evidence.answers.normalize import (
-    LabelReader,
-    normalize_unicode,
-    strip_reasoning,
-)
+from tunesmith_evidence.answers.normalize import LabelReader, strip_reasoning
 from tunesmith_evidence.report.answers import Answer, AnswerRow, Answers
 from tunesmith_evidence.slices.items import describe_near_miss
 from tunesmith_evidence.tasks.json_answers import (
@@ -21,7 +17,7 @@ from tunesmith_evidence.tasks.json_answers import (
     have_equal_values,
     parse_json_object,
 )
-from tunesmith_evidence.tasks.kinds import detect_task_kind, list_labels
+from tunesmith_evidence.tasks.kinds import detect_task_kind, list_labels, unify_spellings
 
 __all__ = [
     "MAX_PAIRS",
@@ -180,12 +176,13 @@ def count_confusions(answers: Answers, model: str) -> Confusions | None:
                 for given, count in found.items()
             },
         )
-    rows = [(normalize_unicode(row.expected), row.find_answer(model)) for row in answers.rows]
-    expected = [text for text, _ in rows]
-    labels = list_labels(expected)
+    expected = unify_spellings([row.expected for row in answers.rows])
     if detect_task_kind(expected) != "classes":
         return None
+    labels = list_labels(expected)
     reader = LabelReader(labels)
+    given = [row.find_answer(model) for row in answers.rows]
+    rows = zip(expected, given, strict=True)
     pairs = [(text, _read_label(answer, text, reader)) for text, answer in rows if answer]
     return Confusions(labels, Counter(pairs)) if pairs else None
 
@@ -206,12 +203,14 @@ def list_error_kinds(answers: Answers) -> dict[str, list[AnswerRow]]:
     """
     if not answers.has_texts or not answers.has_best:
         return {}
-    expected = [row.expected for row in answers.rows]
+    expected = unify_spellings([row.expected for row in answers.rows])
     task = detect_task_kind(expected)
     reader = LabelReader(list_labels(expected)) if task == "classes" else None
     kinds: dict[str, list[AnswerRow]] = {}
-    for row in answers.wrong:
-        answer, wanted = row.answers[-1], row.expected.strip()
+    for row, wanted in zip(answers.rows, expected, strict=True):
+        if not row.is_wrong:
+            continue
+        answer = row.answers[-1]
         if not answer.text.strip():
             name = "empty answer"
         elif reader is not None:

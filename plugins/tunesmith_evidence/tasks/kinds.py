@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from tunesmith.records import Preference, Record
+from tunesmith_evidence.answers.normalize import normalize_unicode
 from tunesmith_evidence.tasks.examples import read_examples
 from tunesmith_evidence.tasks.json_answers import parse_json_object
 
@@ -25,6 +26,7 @@ __all__ = [
     "has_fixed_answers",
     "has_recurring_answers",
     "list_labels",
+    "unify_spellings",
 ]
 
 TaskKind = Literal["classes", "objects", "text"]
@@ -55,7 +57,7 @@ def detect_task_kind(answers: Sequence[str]) -> TaskKind:
         keys = Counter(key for fields in objects for key in fields)
         if max(keys.values()) >= len(answers) / 2:
             return "objects"
-    return "classes" if _are_classes(Counter(map(str.strip, answers))) else "text"
+    return "classes" if _are_classes(Counter(map(normalize_unicode, answers))) else "text"
 
 
 def detect_record_task(records: Sequence[Record]) -> TaskKind:
@@ -79,9 +81,27 @@ def are_pairs(records: Sequence[Record]) -> bool:
 
 
 def list_labels(answers: Sequence[str]) -> list[str]:
-    """Return the distinct answers, the most frequent first, with ties in alphabetical order."""
-    counts = Counter(map(str.strip, answers))
+    """Return the distinct answers, the most frequent first, with ties in alphabetical order.
+
+    Answers that :func:`unify_spellings` unifies are one label.
+    """
+    counts = Counter(unify_spellings(answers))
     return sorted(counts, key=lambda label: (-counts[label], label))
+
+
+def unify_spellings(answers: Sequence[str]) -> list[str]:
+    """Return each answer in the most frequent of the spellings that look the same.
+
+    Such spellings differ in white space or in their Unicode form. Evaluators treat them as equal.
+    """
+    spellings: dict[str, Counter[str]] = {}
+    for answer in answers:
+        spellings.setdefault(normalize_unicode(answer), Counter())[answer.strip()] += 1
+    usual = {
+        label: min(counts, key=lambda text: (-counts[text], text != label, text))
+        for label, counts in spellings.items()
+    }
+    return [usual[normalize_unicode(answer)] for answer in answers]
 
 
 def has_classes(records: Sequence[Record]) -> bool:
@@ -101,7 +121,7 @@ def has_recurring_answers(records: Sequence[Record]) -> bool:
     one row of most classes.
     """
     answers = [example.answer for example in read_examples(records)]
-    counts = Counter(map(str.strip, answers))
+    counts = Counter(map(normalize_unicode, answers))
     once = sum(count == 1 for count in counts.values())
     return detect_task_kind(answers) != "text" or (
         len(answers) - once >= MIN_RECURRING * len(answers) > 0

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -55,26 +59,105 @@ def test_a_busy_endpoint_is_asked_again() -> None:
     assert asked == {"p": 3, "q": 3}
 
 
-def test_a_response_that_is_cut_off_is_requested_again() -> None:
-    lengths = [500, 0]
+COMPLETION = b'{"choices": [{"message": {"content": "A"}}]}'
+
+
+@contextmanager
+def serve_raw(*responses: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
+    """Serve one raw response per request, and yield the address."""
+    left = [*responses]
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            data = b'{"choices": [{"message": {"content": "A"}}]}'
             self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(data) + lengths.pop(0)))
-            self.end_headers()
-            self.wfile.write(data)
+            left.pop(0)(self)
 
         def log_message(self, *args: Any) -> None:
             """Print nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-        assert ask(Endpoint(url, "m", pause=0.0), "p") == ["A"] and lengths == []
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
         server.shutdown()
+        assert not left
+
+
+def respond(
+    body: bytes, status: int = 200, missing: int = 0, **headers: str
+) -> Callable[[BaseHTTPRequestHandler], None]:
+    """Return a response whose end is missing by some bytes."""
+
+    def write(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(status)
+        handler.send_header("Content-Length", str(len(body) + missing))
+        for name, value in headers.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    return write
+
+
+def drip(handler: BaseHTTPRequestHandler) -> None:
+    """Send a byte now and then, so that no wait for the next part is long."""
+    handler.send_response(200)
+    handler.end_headers()
+    with suppress(OSError):
+        for byte in COMPLETION * 9:
+            handler.wfile.write(bytes([byte]))
+            time.sleep(0.02)
+
+
+def test_a_response_that_is_cut_off_is_requested_again() -> None:
+    with serve_raw(respond(COMPLETION, missing=500), respond(COMPLETION)) as url:
+        assert ask(Endpoint(url, "m", pause=0.0), "p") == ["A"]
+
+
+def test_a_response_that_drips_takes_no_longer_than_the_limit() -> None:
+    with serve_raw(drip, respond(COMPLETION)) as url:
+        start = time.monotonic()
+        assert ask(Endpoint(url, "m", pause=0.0, timeout=0.1), "p") == ["A"]
+        assert time.monotonic() - start < 2
+
+
+def test_a_compressed_response_is_read() -> None:
+    with serve_raw(respond(gzip.compress(COMPLETION), Content_Encoding="gzip")) as url:
+        assert ask(Endpoint(url, "m"), "p") == ["A"]
+
+
+@pytest.mark.parametrize("form", ["seconds", "date"])
+def test_a_retry_waits_as_long_as_the_endpoint_asks(form: str) -> None:
+    until = time.time() + 2
+    value = "1" if form == "seconds" else formatdate(until, usegmt=True)
+    with serve_raw(respond(b"", 429, Retry_After=value), respond(COMPLETION)) as url:
+        start = time.monotonic()
+        assert ask(Endpoint(url, "m", pause=0.0), "p") == ["A"]
+        assert time.monotonic() - start >= 0.95
+
+
+@pytest.mark.parametrize("value", ["-1", "soon", "nan", "Tue, 99 Foo 2026", "\u00b2"])
+def test_a_delay_that_is_none_is_ignored(value: str) -> None:
+    with serve_raw(respond(b"", 503, Retry_After=value), respond(COMPLETION)) as url:
+        assert ask(Endpoint(url, "m", pause=0.0), "p") == ["A"]
+
+
+@pytest.mark.parametrize(
+    ("first", "is_lost"),
+    [
+        (respond(COMPLETION, missing=9), True),
+        (respond(b"", 504), True),
+        (respond(b"", 429), False),
+    ],
+)
+def test_a_caller_decides_if_a_lost_answer_is_requested_again(first: Any, is_lost: bool) -> None:
+    with serve_raw(first, *[respond(COMPLETION)] * (not is_lost)) as url:
+        endpoint = Endpoint(url, "m", pause=0.0, may_repeat=lambda: False)
+        if not is_lost:
+            assert ask(endpoint, "p") == ["A"]
+            return
+        with pytest.raises(EnvironmentProblem):
+            ask(endpoint, "p")
 
 
 @pytest.mark.parametrize(
@@ -89,6 +172,13 @@ def test_a_response_that_is_cut_off_is_requested_again() -> None:
         (b"", "not a chat completion", 1),
         (b'{"error": {"message": "no credit"}}', "not a chat completion: no credit", 1),
         (b'{"choices": [{"message": null}]}', "not a chat completion", 1),
+        (b'{"choices": [{"message": {"content": [{"text": "A"}]}}]}', "not a chat completion", 1),
+        (b"[" * 100_000, "not a chat completion", 1),
+        (
+            b'{"choices": [{"message": {"content": "A"}}], "usage": {"prompt_tokens": 1e999}}',
+            "not a chat completion",
+            1,
+        ),
     ],
 )
 def test_failures_name_the_endpoint_and_never_the_token(

@@ -170,6 +170,20 @@ def test_wrong_labels_are_sorted_by_pairs_and_texts_by_near_misses() -> None:
     }
 
 
+def test_labels_that_look_the_same_are_one_in_the_kinds_of_errors() -> None:
+    labels = [
+        ("caf\u00e9", "bar"),
+        ("cafe\u0301", "bar"),
+        ("late  fee", "bar"),
+        ("late fee", "bar"),
+        ("bar", "bar"),
+    ] * 3
+    assert {name: len(rows) for name, rows in kinds(labels).items()} == {
+        "caf\u00e9 answered as bar": 6,
+        "late fee answered as bar": 6,
+    }
+
+
 def test_answers_without_text_or_best_value_have_no_kinds() -> None:
     answers = build([("a", "b")])
     assert list_error_kinds(replace(answers, has_texts=False)) == {}

@@ -14,6 +14,7 @@ from tunesmith_evidence.tasks.kinds import (
     has_fixed_answers,
     has_recurring_answers,
     list_labels,
+    unify_spellings,
 )
 
 OBJECTS = [json.dumps({"id": n, "kind": "ab"[n % 2]}) for n in range(20)]
@@ -66,3 +67,10 @@ def test_answers_recur(recurs: bool, answers: list[str]) -> None:
 
 def test_labels_are_listed_by_frequency_then_by_name() -> None:
     assert list_labels(["b", "c", "a ", "c"]) == ["c", "a", "b"]
+
+
+def test_labels_that_look_the_same_are_one_label_in_its_usual_spelling() -> None:
+    answers = ["cafe\u0301", "late  fee", "caf\u00e9", "bar", "late fee", "caf\u00e9", "late fee "]
+    assert list_labels(answers) == ["caf\u00e9", "late fee", "bar"]
+    assert unify_spellings(answers[:3]) == ["caf\u00e9", "late  fee", "caf\u00e9"]
+    assert detect_task_kind(["caf\u00e9", "cafe\u0301", "late fee", "late  fee"]) == "classes"

@@ -71,6 +71,16 @@ def test_prompts_in_rare_languages_are_listed() -> None:
     assert finding.examples[0] == f'rows.jsonl:1 "{GERMAN[:59]}…" is de'
 
 
+def test_rows_whose_language_is_unclear_are_counted_apart() -> None:
+    rows = [replace(row, prompt=GERMAN) for row in label_rows()[:3]]
+    short = [replace(row, prompt="Wo?") for row in label_rows()[:40]]
+    (finding,) = review([*clean_rows()[:100], *rows, *short])
+    assert finding.message == (
+        "3 of 103 training prompts (2.9 %) are not in the main language, en: 3 de; "
+        "the language of 40 other rows is unclear"
+    )
+
+
 def test_answers_in_another_language_are_found() -> None:
     rows = clean_rows()[:100]
     rows[10] = replace(rows[10], completion=FRENCH)

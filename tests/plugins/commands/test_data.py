@@ -199,6 +199,26 @@ def test_stats_count_rows_duplicates_and_labels(tunesmith: Tunesmith, tmp_path: 
     assert "train: 12 rows (12 Completion)" in text and "labels: yes 8, no 4" in text
 
 
+def test_stats_have_the_usual_median_and_one_spelling_of_a_label(
+    tunesmith: Tunesmith, tmp_path: Path
+) -> None:
+    labels = ["caf\u00e9", "cafe\u0301", "late  fee", "late fee"] * 3
+    lines = [
+        {"prompt": "q" * (10 if n < 6 else 20), "completion": label}
+        for n, label in enumerate(labels)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    part = json.loads(tunesmith("data", "stats", "rows.jsonl", "--json").stdout)["parts"]["train"]
+    assert part["characters"]["user"] == {
+        "shortest": 10,
+        "median": 15,
+        "95 %": 20,
+        "99 %": 20,
+        "longest": 20,
+    }
+    assert part["labels"] == {"caf\u00e9": 6, "late fee": 6}
+
+
 def test_stats_count_tool_calls_as_answers(tunesmith: Tunesmith, tmp_path: Path) -> None:
     def row(number: int) -> dict[str, Any]:
         arguments = json.dumps({"city": ["Rome", "Bonn"][number % 2]})

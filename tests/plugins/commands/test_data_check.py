@@ -105,6 +105,20 @@ def test_rows_that_are_skipped_are_counted(tunesmith: Tunesmith, tmp_path: Path)
     assert "2 rows are skipped: answer is empty, first at rows.jsonl:1\n" in shown
 
 
+@pytest.mark.parametrize(("unusable", "code"), [(1, 0), (2, 3)])
+def test_more_unusable_rows_than_a_run_accepts_are_an_error(
+    tunesmith: Tunesmith, tmp_path: Path, unusable: int, code: int
+) -> None:
+    write(tmp_path / "rows.jsonl", clean_rows()[: 100 - unusable])
+    with (tmp_path / "rows.jsonl").open("a") as file:
+        file.write('\n{"prompt": "a", "completion": ""}' * unusable)
+    done = tunesmith("data", "check", "rows.jsonl", "--json")
+    assert done.exit_code == code, done.output
+    found = [f["message"] for f in json.loads(done.stdout)["findings"] if f["level"] == "error"]
+    expected = "2 of 100 rows (2.0 %) cannot be used, and a run stops above 1.0 %"
+    assert found == [expected][: code and 1]
+
+
 ROW = '{"prompt": "What is it?", "completion": "A row"}\n'
 
 

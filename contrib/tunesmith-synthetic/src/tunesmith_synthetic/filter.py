@@ -42,6 +42,10 @@ from tunesmith_synthetic.request import Request
 BLOCK_ROWS = 512
 """Number of rows whose similarities to all test rows are held in memory at a time."""
 JUDGE_TOKENS = 8
+MIN_QUOTED_WORDS = 5
+"""A test prompt with fewer words may occur in a longer prompt by chance."""
+LOOK_ALIKES = str.maketrans("аеорсухіјѕԁһԛԝαεικνορτυχ", "aeopcyxijsdhqwaeikvoptux")
+"""Cyrillic and Greek letters that look like Latin letters, in lower case."""
 Stage = Callable[[Request, Sequence[Record]], Sequence[str]]
 """Returns a cause for each row, empty to keep it."""
 
@@ -128,11 +132,11 @@ def find_leaks(request: Request, records: Sequence[Record]) -> list[str]:
         return [""] * len(asked)
     options = request.options.filter
     causes = [_name_match(match, "a test row") for match in find_nearest(known, asked)]
-    plain, queries = _without_punctuation(known), _without_punctuation(asked)
+    plain, queries = _simplify(known), _simplify(asked)
     for row, match in enumerate(find_nearest(plain, queries, threshold=None)):
         if match is not None and not causes[row]:
-            compared = SequenceMatcher(None, plain[match.known], queries[row], autojunk=False)
-            if compared.ratio() >= options.test_spelling:
+            share = _share_text(plain[match.known], queries[row])
+            if share >= options.test_spelling:
                 causes[row] = "it is a near-duplicate of a test row"
     if request.encoder is None:
         return causes
@@ -160,9 +164,32 @@ def drop_leaked_questions(request: Request) -> None:
     write_atomic(path, "".join(kept))
 
 
-def _without_punctuation(texts: Sequence[str]) -> list[str]:
-    """Return texts without case and punctuation, so that typos are all that is left."""
-    return [" ".join(blank_punctuation(text).split()) for text in fold_case_and_spelling(texts)]
+def _simplify(texts: Sequence[str]) -> list[str]:
+    """Return texts without case, punctuation and look-alike letters, so that words are left."""
+    folded = (text.translate(LOOK_ALIKES) for text in fold_case_and_spelling(texts))
+    return [" ".join(blank_punctuation(text).replace("_", " ").split()) for text in folded]
+
+
+def _share_text(known: str, asked: str) -> float:
+    """Return the largest share of text that two simplified prompts have in common.
+
+    It is the share of equal characters, of equal words in any order, or of words that quote the
+    known prompt, such as after a greeting.
+    """
+    characters = SequenceMatcher(None, known, asked, autojunk=False).ratio()
+    words, others = known.split(), asked.split()
+    common = (Counter(words) & Counter(others)).total()
+    equal = 2 * common / max(1, len(words) + len(others))
+    return max(characters, equal, _share_quoted(words, others))
+
+
+def _share_quoted(known: Sequence[str], asked: Sequence[str]) -> float:
+    """Return the share of equal words, in order, where a prompt quotes the known prompt."""
+    blocks = SequenceMatcher(None, known, asked, autojunk=False).get_matching_blocks()[:-1]
+    if len(known) < MIN_QUOTED_WORDS or not blocks:
+        return 0.0
+    quoted = blocks[-1].b + blocks[-1].size - blocks[0].b
+    return sum(block.size for block in blocks) / max(len(known), quoted)
 
 
 def find_duplicates(request: Request, records: Sequence[Record]) -> list[str]:

@@ -55,9 +55,9 @@ class FilterOptions(Options):
         gt=0,
         le=1,
         description=(
-            "Share of equal characters with the most similar validation or test prompt, without "
-            "case and punctuation, at which a row is a leak. Near-duplicates by n-grams are always "
-            "leaks."
+            "Share of equal characters, of equal words in any order, or of quoted words with the "
+            "most similar validation or test prompt, at which a row is a leak. Case, punctuation "
+            "and look-alike letters are ignored. Near-duplicates by n-grams are always leaks."
         ),
     )
     test_meaning: float = Field(

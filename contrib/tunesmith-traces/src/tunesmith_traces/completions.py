@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from decimal import Decimal
 from functools import partial
 from typing import Any
 
 from tunesmith_data import RowError, json_type
-from tunesmith_traces.trace import JSON, Call, Trace
+from tunesmith_traces.trace import JSON, Call, Trace, choose_score, read_time
 
 _LABELS = ("model", "name", "version", "environment", "release")
 
@@ -25,7 +26,10 @@ def _read_completion(row: JSON) -> Trace:
         RowError: the call has no messages or no answer.
     """
     request, response = row.get("request") or row, row.get("response") or row
-    request, response = request.get("body") or request, response.get("body") or response
+    request = request.get("body") or request
+    if isinstance(response, list):
+        response = _join_chunks(response)
+    response = response.get("body") or response
     metadata = row.get("metadata") or request.get("metadata") or {}
     failed = bool(row.get("error") or response.get("error"))
     if not request.get("messages"):
@@ -42,6 +46,28 @@ def _read_completion(row: JSON) -> Trace:
         scores=metadata,
         labels={"model": response.get("model", ""), **metadata},
     )
+
+
+def _join_chunks(chunks: list[JSON]) -> JSON:
+    """Return the completion whose chunks were streamed, with its first choice."""
+    texts, calls, reason = [], dict[int, JSON](), None
+    choices = [choice for chunk in chunks for choice in chunk.get("choices") or ()]
+    for choice in choices:
+        if choice.get("index"):
+            continue
+        delta, reason = choice.get("delta") or {}, choice.get("finish_reason") or reason
+        texts.append(delta.get("content") or "")
+        for part in delta.get("tool_calls") or ():
+            call = calls.setdefault(part["index"], {"type": "function", "function": {}})
+            call |= {"id": part["id"]} if part.get("id") else {}
+            for key, text in (part.get("function") or {}).items():
+                call["function"][key] = call["function"].get(key, "") + (text or "")
+    if reason is None:
+        raise RowError("the stream of chunks has no end")
+    message: JSON = {"content": "".join(texts)}
+    message |= {"tool_calls": [calls[n] for n in sorted(calls)]} if calls else {}
+    head = {key: value for key, value in chunks[0].items() if key in ("id", "model")}
+    return {**head, "choices": [{"message": message, "finish_reason": reason}]}
 
 
 def read_langfuse(row: JSON) -> Iterator[Call]:
@@ -117,5 +143,9 @@ def _read_scores(row: JSON, observation: object) -> dict[str, Any]:
     if isinstance(scores, dict):  # lists of values by name
         return {k: v[-1] if isinstance(v, list) and v else v for k, v in scores.items()}
     own = [s for s in scores or () if find(s, "observationId") in (None, observation)]
-    own.sort(key=lambda score: str(score.get("timestamp") or ""))  # the last one counts
-    return {s["name"]: find(s, "stringValue") or s.get("value") for s in own}
+    own.sort(key=_read_score_time)  # the last one counts
+    return {s["name"]: choose_score(find(s, "stringValue"), s.get("value")) for s in own}
+
+
+def _read_score_time(score: JSON) -> Decimal:
+    return read_time(score.get("timestamp") or find(score, "createdAt"))

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from decimal import Decimal
 from functools import partial
 from typing import Any
 
 from tunesmith_data import RowError
 from tunesmith_traces.completions import find
-from tunesmith_traces.trace import JSON, WORDS, Call, Trace
+from tunesmith_traces.trace import JSON, Call, Trace, choose_score, read_time
 
 _CALLS = (None, "chat", "generate_content", "text_completion")
 _FAILED = (2, "ERROR", "STATUS_CODE_ERROR")
@@ -29,9 +30,9 @@ def read_otel(row: JSON) -> Iterator[Call]:
 
 def _read_span(span: JSON) -> Trace | None:
     found, scores = _read_attributes(span.get("attributes")), {}
-    for event in span.get("events") or ():
+    for event in sorted(span.get("events") or (), key=_read_event_time):
         facts = _read_attributes(event.get("attributes"))
-        score = _read_score(facts)
+        score = choose_score(facts.get(f"{_SCORE}.label"), facts.get(f"{_SCORE}.value"))
         if score is not None:
             scores[str(facts.get("gen_ai.evaluation.name"))] = score
         else:
@@ -42,14 +43,8 @@ def _read_span(span: JSON) -> Trace | None:
     return _read_call(span, found, scores)
 
 
-def _read_score(facts: JSON) -> Any:
-    """Return the word of a score or its value.
-
-    The word counts if it is known: a high value is bad for a score such as toxicity.
-    """
-    word, value = facts.get(f"{_SCORE}.label"), facts.get(f"{_SCORE}.value")
-    is_known = str(word).strip().casefold() in WORDS
-    return word if is_known or value is None else value
+def _read_event_time(event: JSON) -> Decimal:
+    return read_time(event.get("timeUnixNano") or event.get("timestamp"))
 
 
 def _read_call(span: JSON, found: JSON, scores: JSON) -> Trace:

@@ -7,6 +7,8 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
 from hashlib import blake2b
 from typing import Any, TypeAlias
 
@@ -21,6 +23,9 @@ WORDS = {
 """Words of feedback; True if they mean that an answer is good."""
 SESSION = "session"
 """The column with the id of the conversation, whose rows stay in the same split."""
+NEVER = Decimal("-Infinity")
+LATEST_SECOND = 10**11
+"""Numbers of seconds since 1970 are smaller, until the year 5138; others are in smaller units."""
 _NO_TEXT = ("role", "from", "type", "id", "tool_call_id")
 """Keys of messages that no text is in."""
 _ARGUMENTS = ("arguments", "parameters")
@@ -114,6 +119,39 @@ def _replace_text(text: str, replace: Callable[[str], str]) -> str:
     if new == value:
         return plain
     return json.dumps(new, ensure_ascii=False, separators=None if '": ' in text else (",", ":"))
+
+
+def choose_score(word: object, value: object) -> object:
+    """Return the word of a score if it is known, otherwise its value.
+
+    A high value is bad for a score such as toxicity, so a known word counts more.
+    """
+    is_known = str(word).strip().casefold() in WORDS
+    return word if is_known or value is None else value
+
+
+def read_time(value: object) -> Decimal:
+    """Return a time in seconds: ISO 8601, or a number of s, ms, us or ns since 1970.
+
+    A missing or unknown time is before all others. A float would be too coarse for nanoseconds.
+    """
+    try:
+        seconds = Decimal(str(value))
+    except InvalidOperation:
+        return _read_date(str(value))
+    if not seconds.is_finite():
+        return NEVER
+    while abs(seconds) >= LATEST_SECOND:
+        seconds /= 1000
+    return seconds
+
+
+def _read_date(text: str) -> Decimal:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return NEVER
+    return Decimal((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
 
 
 def read_label(value: object, good_from: float) -> bool | None:

@@ -12,7 +12,7 @@ from tunesmith.contracts import Finding
 from tunesmith.errors import DataError
 from tunesmith.install import install_extra
 from tunesmith.records import Record, Text, last_exchange
-from tunesmith.text import one_line, redact
+from tunesmith.text import format_count, one_line, redact
 from tunesmith_data.splits import prompt_text
 from tunesmith_evidence.number_text import format_share
 from tunesmith_plugins.checks.languages.identify import identify_languages
@@ -76,7 +76,7 @@ def _find_rare(rows: Sequence[Languages], sample: str) -> Iterator[Finding]:
         level="info",
         where="data languages",
         message=f"{_share(len(found), len(read), 'training prompts')} are not in the main "
-        f"language, {usual}: {listed}{more}{sample}",
+        f"language, {usual}: {listed}{more}{_unclear(len(rows) - len(read))}{sample}",
         count=len(found),
         examples=_examples((row.record, f"is {row.prompt[0]}") for row in rare),
         hint=("add rows in the languages that users write in, and some of each to the test rows"),
@@ -97,7 +97,7 @@ def _find_answers(rows: Sequence[Languages], sample: str) -> Iterator[Finding]:
     yield Finding(
         level="info" if is_intended else "warning",
         where="data languages",
-        message=message + sample,
+        message=message + _unclear(len(rows) - len(readable)) + sample,
         count=len(found),
         examples=_examples(
             (row.record, f"is {row.prompt[0]}, answer {row.answer[0]}") for row in found
@@ -114,6 +114,10 @@ def _examples(rows: Iterable[tuple[Record, str]]) -> tuple[str, ...]:
         f'{record.source} "{one_line(redact(prompt_text(record)), EXCERPT)}" {what}'
         for record, what in first
     )
+
+
+def _unclear(count: int) -> str:
+    return f"; the language of {format_count(count, 'other row')} is unclear" if count else ""
 
 
 def _share(count: int, total: int, noun: str) -> str:

@@ -45,6 +45,8 @@ class Labels:
         self._labels: dict[str, Label] = {}
         self._unknown: dict[str, Label] = {}
         """Counts of answers in validation and test rows."""
+        self._padded: dict[str, Label] = {}
+        """Counts of answers in training rows with white space around them."""
         self._rows = 0
         self._are_labels = True
 
@@ -62,6 +64,8 @@ class Labels:
             self._are_labels = len(counts) < MAX_LABELS and len(answer) <= MAX_LABEL_CHARACTERS
             counts[answer] = Label(row.source)
         counts[answer].count += 1
+        if row.part == "train" and answer != row.answer:
+            self._padded.setdefault(answer, Label(row.source)).count += 1
         self._rows += row.part == "train"
 
     def findings(self, train: Sequence[Record]) -> Iterator[Finding]:
@@ -71,8 +75,9 @@ class Labels:
             return
         yield from self._find_dominant()
         variants = self._find_variants()
-        if variants:
-            yield self._describe_variants(variants)
+        padded = self._find_padded(variants)
+        if variants or padded:
+            yield self._describe_variants(variants, padded)
         known = {name: label for name, label in self._labels.items() if name not in variants}
         yield from self._find_rare(known)
         yield from self._find_unknown()
@@ -109,16 +114,29 @@ class Labels:
             variants |= {name: usual for name in names if name != usual}
         return variants
 
-    def _describe_variants(self, variants: dict[str, str]) -> Finding:
-        count = sum(self._labels[name].count for name in variants)
+    def _find_padded(self, variants: dict[str, str]) -> dict[str, int]:
+        """Return the rows of each usual label that differ in white space around it."""
+        sizes = {name: self._labels[name].count for name in self._padded if name not in variants}
+        rows = {
+            name: min(self._padded[name].count, n - self._padded[name].count)
+            for name, n in sizes.items()
+        }
+        return {name: count for name, count in rows.items() if count}
+
+    def _describe_variants(self, variants: dict[str, str], padded: dict[str, int]) -> Finding:
+        count = sum(self._labels[name].count for name in variants) + sum(padded.values())
         examples = [
             f"{self._labels[name].source} {quote(name)}, usually {quote(usual)}"
-            for name, usual in list(variants.items())[:MAX_EXAMPLES]
+            for name, usual in variants.items()
+        ]
+        examples += [
+            f"{self._padded[name].source} {quote(name)} has white space around it, other rows not"
+            for name in padded
         ]
         share = show_share(count, self._rows, "training rows")
         text = f"{share} use an unusual spelling of a label"
-        hint = "spell each label in one way: two spellings count as two labels"
-        return build_finding("labels", "warning", text, count, examples, hint)
+        hint = "spell each label in one way: the model learns each spelling separately"
+        return build_finding("labels", "warning", text, count, examples[:MAX_EXAMPLES], hint)
 
     def _find_rare(self, known: dict[str, Label]) -> Iterator[Finding]:
         limit = RARE_SHARE * median(label.count for label in known.values())

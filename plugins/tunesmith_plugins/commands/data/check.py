@@ -16,6 +16,8 @@ from tunesmith.text import one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options
 from tunesmith_cli.data_source import DataSource, data_argument
+from tunesmith_data import RowOptions
+from tunesmith_evidence.number_text import format_share
 from tunesmith_plugins.commands.data.coverage import against_options, measure_traffic, open_encoder
 from tunesmith_plugins.commands.data.open_data import (
     OpenedData,
@@ -103,7 +105,26 @@ def collect_findings(opened: OpenedData) -> list[Finding]:
     plan, catalog = opened.plan, opened.catalog
     evaluators = plan.evaluators or default_evaluators(catalog, parts["test"]) if plan else ()
     found = catalog.review_data(opened.dataset, plan, evaluators, **parts)
-    return sort(replace(finding, where=finding.where or plugin.name) for plugin, finding in found)
+    named = (replace(finding, where=finding.where or plugin.name) for plugin, finding in found)
+    return sort([*named, *_find_skipped(opened)])
+
+
+def _find_skipped(opened: OpenedData) -> list[Finding]:
+    """Return an error if a data file has more unusable rows than a run accepts by default."""
+    unusable, allowed = len(opened.dataset.skipped), RowOptions.model_fields["max_skipped"].default
+    rows = unusable + sum(map(len, opened.parts.values()))
+    if opened.plan is not None or unusable <= allowed * rows:
+        return []
+    share = f"{unusable:,} of {rows:,} rows ({format_share(unusable / rows)})"
+    return [
+        Finding(
+            level="error",
+            where="data max_skipped",
+            message=f"{share} cannot be used, and a run stops above {format_share(allowed)}",
+            count=unusable,
+            hint="fix these rows, or set max_skipped in [data]",
+        )
+    ]
 
 
 def sort(findings: Iterable[Finding]) -> list[Finding]:

@@ -9,6 +9,7 @@ from hashlib import blake2b
 from typing import Any
 
 import click
+import numpy as np
 
 from tunesmith.errors import DataError
 from tunesmith.records import Record, last_exchange
@@ -19,6 +20,7 @@ from tunesmith_cli.data_source import DataSource, data_argument
 from tunesmith_data.skipped_rows import describe_skipped
 from tunesmith_data.splits import MAX_CLASS_LABELS, PromptTexts, normalize_text
 from tunesmith_data.text import content_key
+from tunesmith_evidence.answers.normalize import normalize_unicode
 from tunesmith_plugins.commands.data.open_data import (
     OpenedData,
     count_skipped,
@@ -84,7 +86,7 @@ def _measure_part(records: Sequence[Record], seen: set[bytes]) -> dict[str, Any]
         if record.group is not None:
             groups.add(record.group)
         if len(labels) <= MAX_CLASS_LABELS:
-            labels[last_exchange(record)[1].described.strip()] += 1
+            labels[normalize_unicode(last_exchange(record)[1].described)] += 1
         key = normalize_text(content_key(record)).encode("utf-8", "surrogatepass")
         digest = blake2b(key, digest_size=16).digest()
         duplicates += digest in own
@@ -136,10 +138,10 @@ def _group_prompts(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 
 def _quantiles(values: array[int]) -> dict[str, int]:
-    ordered = sorted(values)
-    if not ordered:
+    if not values:
         return {}
-    return {name: ordered[round(share * (len(ordered) - 1))] for name, share in QUANTILES.items()}
+    found = np.quantile(values, [*QUANTILES.values()])
+    return dict(zip(QUANTILES, found.round().astype(int).tolist(), strict=True))
 
 
 def _print(found: dict[str, Any]) -> None:

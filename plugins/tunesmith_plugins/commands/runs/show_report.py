@@ -193,7 +193,8 @@ def show_answers(answers: Answers, limit: int) -> None:
             render.print_paragraph(line, indent="    ")
     if len(rows) > limit:
         render.print_text()
-        more = format_count(len(rows) - limit, "more row")
+        left = sum(1 + len(found.others) for found in rows[limit:])
+        more = format_count(left, "more row")
         render.print_text(f"{more}; show all with --failures {len(rows)}")
 
 

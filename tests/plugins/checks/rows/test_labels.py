@@ -35,6 +35,21 @@ def test_clean_rows_have_no_finding() -> None:
     assert found([]) == []
 
 
+def test_white_space_around_a_label_is_another_spelling_if_other_rows_have_none() -> None:
+    def pad(rows: list[Completion], step: int) -> list[Completion]:
+        return [
+            replace(row, completion=f" {row.completion}") if n % step == 0 else row
+            for n, row in enumerate(rows)
+        ]
+
+    (finding,) = found(pad(label_rows(LABELS), 16))
+    assert show(finding).startswith(
+        "50 of 800 training rows (6.2 %) use an unusual spelling of a label: rows.jsonl:1 "
+    )
+    assert "has white space around it, other rows not" in show(finding)
+    assert found(pad(label_rows(LABELS), 1)) == []
+
+
 @pytest.mark.parametrize("variant", ["Delivery", "delivery.", "DELIVERY", '"delivery"'])
 def test_fifty_other_spellings_of_a_label_are_found(variant: str) -> None:
     (finding,) = found(answered(50, variant))

@@ -7,7 +7,8 @@ Before a request is sent, an upper bound of its cost is reserved, so the budget 
 If it does not fit, it waits until the requests before it have settled. The last request that fits
 therefore depends only on the answers, not on their timing. Requests without an answer, because they
 failed or the process was killed, count with their upper bound, because the server may have charged
-them. Tries that timed out before another one succeeded are not counted.
+them. The same holds for a try whose answer was lost before another one succeeded: its prompt tokens
+are then known, and its answer counts with the maximum.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from threading import Condition, Lock
 from typing import Any, BinaryIO
@@ -35,17 +36,21 @@ from tunesmith_synthetic.generators.row_request import (
 
 MAX_FAILURES = 5
 """The server counts as unusable after so many failed requests in a row."""
+CUT = frozenset({"length", "content_filter"})
+"""Finish reasons of answers that are not complete."""
 NO_BUDGET = "the budget is used up"
 
 
 @dataclass(frozen=True)
 class Kept:
-    """An answer in the journal, with its tokens."""
+    """An answer in the journal, with the tokens of all tries."""
 
     text: str
     cut: bool
     prompt_tokens: int
     answer_tokens: int
+    tries: int = 1
+    """Number of tries that may have been charged."""
 
 
 class Journal:
@@ -63,8 +68,9 @@ class Journal:
             if "sent" in row:
                 sent.append((key, tuple(row["sent"])))
             else:
-                self.known[key] = Kept(**row)
-                sent.remove(next(each for each in reversed(sent) if each[0] == key))
+                self.known[key] = kept = Kept(**row)
+                for _ in range(kept.tries):
+                    sent.remove(next(each for each in reversed(sent) if each[0] == key))
         self.lost = _sum((0, 0), *(tokens for _, tokens in sent))
         """Upper bound of the tokens of requests whose answer never arrived."""
         if complete != content:
@@ -100,7 +106,8 @@ class Budget:
     def __init__(self, options: EndpointOptions, spent: tuple[int, int]) -> None:
         self._options = options
         self._changed = Condition()
-        self._spent, self._reserved, self._open = spent, (0, 0), 0
+        self._spent, self._reserved = spent, (0, 0)
+        self._open = self._waiting = 0
 
     def reserve(self, tokens: tuple[int, int]) -> bool:
         """Reserve tokens, waiting for open requests if needed; False: they do not fit."""
@@ -111,6 +118,23 @@ class Budget:
                 self._changed.wait()
             self._reserved, self._open = _sum(self._reserved, tokens), self._open + 1
             return True
+
+    def extend(self, tokens: tuple[int, int]) -> bool:
+        """Reserve tokens for another try of an open request, waiting for others if needed.
+
+        Return False if they do not fit, and all requests that were sent wait like this one.
+        """
+        with self._changed:
+            self._waiting += 1
+            try:
+                while not self._fits(_sum(self._spent, self._reserved, tokens)):
+                    if self._waiting == min(self._open, self._options.parallel):
+                        return False
+                    self._changed.wait()
+                self._reserved = _sum(self._reserved, tokens)
+                return True
+            finally:
+                self._waiting -= 1
 
     def release(self, reserved: tuple[int, int], used: tuple[int, int]) -> None:
         """Replace a reservation by what was used."""
@@ -209,17 +233,28 @@ def _send(
     budget: Budget,
     reserved: tuple[int, int],
 ) -> Kept:
-    used = reserved
+    tries = [reserved]
+
+    def may_repeat() -> bool:
+        fits = budget.extend(reserved)
+        if fits:
+            tries.append(reserved)
+            journal.note_sending(request.key, reserved)
+        return fits
+
+    used = None
     try:
         journal.note_sending(request.key, reserved)
-        (reply,) = endpoint.ask([request.body], reserved[1])
-        if reply.tokens and reply.prompt_tokens:  # otherwise the server does not count
-            used = reply.prompt_tokens, reply.tokens
-        kept = Kept(reply.text, reply.finish_reason == "length", *used)
+        (reply,) = replace(endpoint, may_repeat=may_repeat).ask([request.body], reserved[1])
+        tokens = reply.prompt_tokens, reply.tokens
+        if min(tokens) <= 0:  # the server does not count
+            tokens = reserved
+        used = _sum(tokens, *[(tokens[0], reserved[1])] * (len(tries) - 1))
+        kept = Kept(reply.text, reply.finish_reason in CUT, *used, tries=len(tries))
         journal.add(request.key, kept)
         return kept
     finally:
-        budget.release(reserved, used)
+        budget.release(_sum(*tries), used or _sum(*tries))
 
 
 def _ahead(started: Iterator[Started], count: int) -> Iterator[Started]:
