@@ -120,7 +120,7 @@ test_size = 30
 [technique]
 use = "full"
 epochs = {epochs}
-learning_rate = 6e-3
+learning_rate = 2e-3
 validation.keep_best = false
 schedule.type = "constant"
 batch_size = 8
