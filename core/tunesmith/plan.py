@@ -142,13 +142,8 @@ class Plan:
             "technique": self.technique.to_json(),
             "evaluators": [evaluator.to_json() for evaluator in self.evaluators],
             "reporters": [r.to_json() for r in self.reporters if r.use or not r.offer.always],
-            "baselines": {
-                **self.baseline_options.model_dump(mode="json"),
-                **{
-                    baseline.use: baseline.config.model_dump(mode="json")
-                    for baseline in self.baselines
-                },
-            },
+            "baselines": self.baseline_options.model_dump(mode="json")
+            | {b.use: b.config.model_dump(mode="json") for b in self.baselines},
             **({"encoder": self.encoder.to_json()} if self.encoder and self.encoder.use else {}),
             "gate": self.gate.model_dump(mode="json"),
             **{
@@ -170,11 +165,15 @@ class Plan:
         """Return the plan as a run file that produces the same plan.
 
         TOML has no null, so options without a value are omitted, and so are tables without options.
+        A plugin's own table with only default values is omitted too. Otherwise a run that does not
+        use the plugin could not be opened where it is not installed.
         """
         import tomli_w
 
+        own = (table for table in self.tables if not table.offered.plugin.is_builtin)
+        unused = {table.use for table in own if table.config == type(table.config)()}
         tables = _without_none(self.to_json())
-        return tomli_w.dumps({name: table for name, table in tables.items() if table != {}})
+        return tomli_w.dumps({n: t for n, t in tables.items() if t != {} and n not in unused})
 
 
 @dataclass(frozen=True, kw_only=True)

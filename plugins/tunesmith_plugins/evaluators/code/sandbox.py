@@ -11,7 +11,7 @@ import os
 import resource
 import sys
 import types
-from pathlib import Path
+from importlib.machinery import SourceFileLoader
 from socket import AF_UNIX
 
 REFUSED = (
@@ -72,8 +72,7 @@ def run_files(program: str, tests: str) -> None:
     for name, path in (("program", program), ("__main__", tests)):
         module.__name__, module.__file__ = name, path
         sys.modules[name] = module
-        code = compile(Path(path).read_bytes(), path, "exec", dont_inherit=True)
-        exec(code, module.__dict__)  # noqa: S102 - its purpose, within limits
+        SourceFileLoader(name, path).exec_module(module)
 
 
 def main(program: str, tests: str) -> None:
