@@ -103,6 +103,7 @@ class Catalog:
         known = [o.offer.name for o in offers]
         guess = suggest_name(name, known)
         hint = f'did you mean "{guess}"?' if guess else f"installed: {', '.join(known) or 'none'}"
+        hint += "" if guess else f"; `tunesmith plugins list --available {name}` may find it"
         unloaded = [p for p in self.plugins.found if p.state != "active"]
         if unloaded and not guess:
             texts = [f"{p.full_name} is {p.state}, {p.reason}" for p in unloaded]

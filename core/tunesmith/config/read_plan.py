@@ -231,7 +231,7 @@ class _Reader:
                 return Problem(name, "unknown table", hint)
         known = [*RUN_FILE_TABLES, *owned]
         guess = suggest_name(name, known)
-        hint = f"did you mean [{guess}]?" if guess else f"tables: {', '.join(known)}"
+        hint = f"did you mean [{guess}]?" if guess else f"installed: {', '.join(known)}"
         return Problem(name, "unknown table", hint)
 
     def _table(self, name: str) -> dict[str, Any]:
