@@ -29,16 +29,15 @@ def describe_data_faults(
     touched = {row for finding in errors for row in finding.test_rows}
     if touched and test and len(touched) > MAX_TOUCHED_SHARE * test:
         causes = "; ".join(dict.fromkeys(finding.message for finding in errors))
-        texts.append(
-            f"{len(touched):,} of {format_count(test, 'test row')} "
-            f"({format_share(len(touched) / test)}) are unreliable: {causes}"
-        )
-    rows = evidence.data.train if evidence.data else 0
+        rows = f"{len(touched):,} of {format_count(test, 'test row')}"
+        share = f"{rows} ({format_share(len(touched) / test)}) are unreliable: "
+        texts.append(causes if causes.startswith(rows) else share + causes)
+    train = evidence.data.train if evidence.data else 0
     noise = next((n for n in evidence.findings if n.source == WHERE), None)
-    if noise is not None and rows:
-        share = noise.count / rows
+    if noise is not None and train:
+        wrong = noise.count / train
         if best_share is not None:
-            share = min(share, 1 - best_share)
-        if share > max_label_noise:
+            wrong = min(wrong, 1 - best_share)
+        if wrong > max_label_noise:
             texts.append(noise.message)
     return texts

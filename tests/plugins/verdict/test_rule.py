@@ -198,6 +198,9 @@ def test_data_come_first_if_an_error_touches_enough_test_rows(case: Case) -> Non
     assert verdict["word"] == "FIX DATA FIRST"
     assert "3 of 100 test rows (3.0 %) are unreliable: copies" in verdict["sentence"]
     assert verdict["outcome"] == "better", "the comparison is shown all the same"
+    copies = "3 of 100 test rows (3.0 %) are copies"
+    case.findings = [replace(finding(3), message=copies)]
+    assert case.judge()["reason"].startswith(f"fix the data first: {copies}")
 
 
 def test_data_come_first_if_labels_are_wrong(case: Case) -> None:

@@ -26,6 +26,8 @@ RARE_SHARE = 0.05
 """A label is rare if it has less than this share of the median number of rows per label."""
 MAX_RARE_LABELS = 0.1
 """If more than this share of the labels is rare, it is a long tail and not a mistake."""
+MAX_UNTESTED_SHARE = 0.05
+"""Labels without test rows are reported if more than this share of the training rows has them."""
 SIMILARITY = 0.85
 """Minimum difflib ratio to suggest that a rare label is a misspelling of a frequent one."""
 
@@ -45,6 +47,8 @@ class Labels:
         self._labels: dict[str, Label] = {}
         self._unknown: dict[str, Label] = {}
         """Counts of answers in validation and test rows."""
+        self._tested: set[str] = set()
+        """The keys of answers in test rows."""
         self._padded: dict[str, Label] = {}
         """Counts of answers in training rows with white space around them."""
         self._rows = 0
@@ -64,6 +68,8 @@ class Labels:
             self._are_labels = len(counts) < MAX_LABELS and len(answer) <= MAX_LABEL_CHARACTERS
             counts[answer] = Label(row.source)
         counts[answer].count += 1
+        if row.part == "test":
+            self._tested.add(label_key(answer))
         if row.part == "train" and answer != row.answer:
             self._padded.setdefault(answer, Label(row.source)).count += 1
         self._rows += row.part == "train"
@@ -80,6 +86,7 @@ class Labels:
             yield self._describe_variants(variants, padded)
         known = {name: label for name, label in self._labels.items() if name not in variants}
         yield from self._find_rare(known)
+        yield from self._find_untested(known)
         yield from self._find_unknown()
 
     def _find_dominant(self) -> Iterator[Finding]:
@@ -159,6 +166,21 @@ class Labels:
             sum(label.count for label in rare.values()),
             examples[:MAX_EXAMPLES],
             "correct misspelled labels, add rows, or remove these labels",
+        )
+
+    def _find_untested(self, known: dict[str, Label]) -> Iterator[Finding]:
+        untested = {n: label for n, label in known.items() if label_key(n) not in self._tested}
+        count = sum(label.count for label in untested.values())
+        if not self._tested or count <= MAX_UNTESTED_SHARE * self._rows:
+            return
+        yield build_finding(
+            "labels",
+            "warning",
+            f"{show_share(count, self._rows, 'training rows')} have a label that no test row has "
+            f"({len(untested):,} of {len(known):,} labels)",
+            count,
+            [f"{x.source} {quote(name)}" for name, x in list(untested.items())[:MAX_EXAMPLES]],
+            "add test rows with these labels: the results say nothing about them",
         )
 
     def _find_unknown(self) -> Iterator[Finding]:

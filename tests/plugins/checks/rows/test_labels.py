@@ -103,6 +103,18 @@ def test_a_label_of_test_rows_only_is_found() -> None:
     )
 
 
+def test_labels_without_test_rows_are_found() -> None:
+    test = [row for row in label_rows(LABELS)[:40] if row.completion in ("delivery", "returns")]
+    (finding,) = found(label_rows(LABELS), test)
+    assert show(finding).startswith(
+        "400 of 800 training rows (50 %) have a label that no test row has (2 of 4 labels): "
+    )
+    shouted = [replace(row, completion=row.completion.upper()) for row in label_rows(LABELS)[:40]]
+    texts = [finding.message for finding in found(label_rows(LABELS), shouted)]
+    assert not [text for text in texts if "no test row" in text], "another spelling is a label too"
+    assert found(label_rows(LABELS)) == [], "there are no test rows"
+
+
 def test_more_answers_than_labels_are_not_kept() -> None:
     check = Labels()
     rows = [row(n, "Which number?", str(n)) for n in range(MAX_LABELS + 5)]
