@@ -67,7 +67,7 @@ def main() -> None:
     report = capture("tunesmith", "report", str(run))
     save(terminal(report.splitlines()[:REPORT_LINES]), "report.svg", "tunesmith report RUN")
     capture("tunesmith", "report", str(run), "--to", "html")
-    screenshot(run.resolve() / "report.html", "report-page.png", 715)
+    screenshot(run.resolve() / "report.html", "report-page.png", 705)
     compared = capture("tunesmith", "compare", str(low), str(high), "--items", "1")
     title = f"tunesmith compare {low.name} {high.name}"
     save(terminal(compared.splitlines()), "compare.svg", title)
