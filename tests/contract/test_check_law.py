@@ -160,7 +160,7 @@ NOT_YET: Sequence[str] = (
     "evaluators.classification.evaluator:Classification._read_references",
     "evaluators.code.offer:Code._read_tests",
     "evaluators.constrained_match:ConstrainedMatch.measure",
-    "evaluators.exact_match:ExactMatch._normalize_reference",
+    "evaluators.exact_match:ExactMatch.measure",
     "evaluators.json_answer:JsonAnswer.measure",
     "evaluators.memorization:Memorization.compare",
     "evaluators.numeric:Numeric.measure",
