@@ -35,7 +35,7 @@ from tunesmith_personal.serving import PersonalServing, PersonalServingOptions
 from tunesmith_personal.store import OWN, Decision, Store
 from tunesmith_personal.technique import SHARED_ADAPTER, group_by_user, open_shared
 from tunesmith_personal.user_models import copy_with_adapter
-from tunesmith_torch.generation.text_model import TorchTextModel
+from tunesmith_torch.generation.row_adapters import AdaptedModel
 
 PROMPTS = [f"{intent} 99 user" for intent in INTENTS]
 
@@ -116,9 +116,7 @@ def test_own_adapters_that_were_not_judged_are_served_only_if_asked_for(judged: 
     for entry in Store(judged).entries():
         assert (extension.choose(request(entry.user)) == "tuned") == (entry.served == "shared")
         every.choose(request(entry.user))
-    own = [
-        m for m in every.change_models(load_shared(judged)).values() if type(m) is TorchTextModel
-    ]
+    own = [m for m in every.change_models(load_shared(judged)).values() if type(m) is AdaptedModel]
     assert len(own) == sum(entry.has_adapter for entry in Store(judged).entries())
 
 

@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tunesmith_evidence.answers.normalize import normalize_unicode
+from tunesmith_evidence.answers.normalize import normalize_unicode, strip_reasoning
 
 __all__ = [
+    "NO_JSON",
     "FieldPath",
     "JsonFields",
     "JsonStyle",
@@ -23,12 +24,18 @@ __all__ = [
     "find_field_order",
     "find_json_style",
     "have_equal_values",
+    "parse_json_answer",
     "parse_json_object",
 ]
 
 FieldPath = tuple[str, ...]
 JsonFields = dict[FieldPath, str]
 _FENCE = re.compile(r"\A(\s*```\w*\s*)(.*?)(\s*```\s*)\Z", re.DOTALL)
+
+
+NO_JSON = object()
+"""Stands for an answer that is not JSON."""
+_BLOCK = re.compile(r"\A\s*(`{3,}|~{3,})[ \t]*\w*\s*(.*?)\s*\1\s*\Z", re.DOTALL)
 
 
 class _Number(str):
@@ -39,6 +46,23 @@ def parse_json_object(answer: str) -> JsonFields | None:
     """Return the fields of an answer that is one JSON object (fenced or not), otherwise None."""
     value = _load(_split_fence(answer)[1])
     return dict(_flatten((), value)) if isinstance(value, dict) else None
+
+
+def parse_json_answer(text: str) -> Any:
+    """Return the JSON value of an answer, which may be in a code block and follow reasoning.
+
+    The result is ``NO_JSON`` if the answer is no JSON.
+    """
+    text = strip_reasoning(text)
+    block = _BLOCK.match(text)
+    try:
+        return json.loads(block[2] if block else text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return NO_JSON
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def are_json_values_equal(first: Any, second: Any) -> bool:

@@ -25,8 +25,11 @@ from tunesmith_evidence.answers.generate import (
     resolve_max_new_tokens,
 )
 from tunesmith_evidence.answers.normalize import TextNormalizer
-from tunesmith_evidence.tasks.json_answers import are_json_values_equal
-from tunesmith_plugins.evaluators.json_answer import NO_JSON, parse
+from tunesmith_evidence.tasks.json_answers import (
+    NO_JSON,
+    are_json_values_equal,
+    parse_json_answer,
+)
 
 METRIC_NAME = "exact-match"
 
@@ -75,7 +78,7 @@ class ExactMatch:
 
     def _parse_json(self, text: str) -> object:
         found = self.normalizer.find(text)
-        return NO_JSON if found is None else parse(self.normalizer.fold(found))
+        return NO_JSON if found is None else parse_json_answer(self.normalizer.fold(found))
 
 
 SHORT_ANSWER_CHARACTERS = 64

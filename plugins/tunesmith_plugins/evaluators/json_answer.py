@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,13 +21,13 @@ from tunesmith_evidence.answers.generate import (
     read_references,
     resolve_max_new_tokens,
 )
-from tunesmith_evidence.answers.normalize import strip_reasoning
-from tunesmith_evidence.tasks.json_answers import are_json_values_equal
+from tunesmith_evidence.tasks.json_answers import (
+    NO_JSON,
+    are_json_values_equal,
+    parse_json_answer,
+)
 
 FIELDS, VALID, SCHEMA = "json-fields", "json-valid", "json-schema"
-_FENCE = re.compile(r"\A\s*(`{3,}|~{3,})[ \t]*\w*\s*(.*?)\s*\1\s*\Z", re.DOTALL)
-NO_JSON = object()
-"""Stands for an answer that is not JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +51,7 @@ class JsonAnswer:
         expected = []
         references = read_references(records, "json")
         for record, reference in zip(records, references, strict=True):
-            value = parse(reference)
+            value = parse_json_answer(reference)
             if value is NO_JSON:
                 raise DataError(
                     record.source,
@@ -61,7 +60,7 @@ class JsonAnswer:
                 )
             expected.append(value)
         answers = generate_answers(model, records, self.max_new_tokens)
-        given = [parse(answer) for answer in answers]
+        given = [parse_json_answer(answer) for answer in answers]
         pairs = [*zip(given, expected, strict=True)]
         return [
             Measurement(
@@ -83,23 +82,6 @@ class JsonAnswer:
         if self.is_valid is not None:
             return self.is_valid(answer)
         return bool(describe_shape(answer) == describe_shape(expected))
-
-
-def parse(text: str) -> Any:
-    """Return the JSON value of an answer, which may be fenced.
-
-    The result is ``NO_JSON`` if the answer contains no JSON.
-    """
-    text = strip_reasoning(text)
-    fenced = _FENCE.match(text)
-    try:
-        return json.loads(fenced[2] if fenced else text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
-        return NO_JSON
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
 
 
 def flatten_fields(value: Any, path: str | None = None) -> dict[str, Any]:
@@ -201,7 +183,7 @@ def have_json_answers(records: Sequence[Record]) -> bool:
     if not records or not all(isinstance(record, Chat | Completion) for record in records):
         return False
     answers = [last_exchange(record)[1] for record in records]
-    return all(not a.tool_calls and isinstance(parse(a.text), dict) for a in answers)
+    return all(not a.tool_calls and isinstance(parse_json_answer(a.text), dict) for a in answers)
 
 
 JSON_ANSWER = EvaluatorOffer(

@@ -14,7 +14,8 @@ The two kinds of steps take turns, so neither waits long. A sequence joins if th
 when all sequences reach their limits. Sequences join in order of arrival, so none waits forever.
 
 Each sequence has its own limit, sampler and random numbers, and rows do not attend to each other. A
-prompt therefore gets the same completion as alone. Models that do not support this cache
+prompt therefore gets the same completion as alone, also if each row has an adapter of its own
+(:mod:`tunesmith_torch.generation.row_adapters`). Models that do not support this cache
 (:mod:`tunesmith_torch.generation.cache_check`) generate one sequence after another, each in a
 single step.
 """
@@ -37,6 +38,7 @@ from tunesmith_torch.generation.generate import generate, group_by_length, remov
 from tunesmith_torch.generation.kv_cache import DecodingCache
 from tunesmith_torch.generation.merged_lora import merged_adapters
 from tunesmith_torch.generation.prefill import decode_rows, prefill
+from tunesmith_torch.generation.row_adapters import use_row_adapters
 from tunesmith_torch.generation.sampling import Sampler
 from tunesmith_torch.generation.sequences import PartialSequence, append_next_tokens
 from tunesmith_torch.kernels.rotary_lengths import length_classes, reset_rotary_state
@@ -196,7 +198,10 @@ class ContinuousBatch:
         self._active += joining
         base, groups = self._open(), group_by_length(joining)
         logits_NV = torch.cat(
-            [prefill(base, [row.prompt for row in group], self._cache) for group in groups]
+            [
+                prefill(base, [r.prompt for r in group], self._cache, [r.adapter for r in group])
+                for group in groups
+            ]
         )
         next_N = self._append(logits_NV, joining)
         self._tokens_B = torch.cat([self._tokens_B.to(next_N.device), next_N])
@@ -290,22 +295,23 @@ class ContinuousBatch:
         """Generate a whole sequence, with transformers' own loop if ours does not support it."""
         self._attention.close()
         constraint = row.constraint
-        (answer,) = generate(
-            self._model,
-            [row.prompt],
-            max_new_tokens=row.max_new_tokens,
-            end_ids=self.end_ids,
-            token_budget=self.token_budget,
-            sampler=_alone_sampler(row),
-            constrain=None if constraint is None else lambda: constraint,
-        )
-        row.ids += answer.ids
-        row.has_ended = answer.finish_reason == "stop"
-        if row.num_top is not None:
-            ids_1T = torch.tensor([[*row.prompt, *row.ids]], device=_device(self._model))
-            logits_TV: Tensor = self._model(input_ids=ids_1T, use_cache=False).logits[0]
-            reset_rotary_state(self._model)
-            row.scores += _scores(logits_TV[-len(row.ids) - 1 : -1], row.ids, row.num_top)
+        with use_row_adapters([row.adapter]):
+            (answer,) = generate(
+                self._model,
+                [row.prompt],
+                max_new_tokens=row.max_new_tokens,
+                end_ids=self.end_ids,
+                token_budget=self.token_budget,
+                sampler=_alone_sampler(row),
+                constrain=None if constraint is None else lambda: constraint,
+            )
+            row.ids += answer.ids
+            row.has_ended = answer.finish_reason == "stop"
+            if row.num_top is not None:
+                ids_1T = torch.tensor([[*row.prompt, *row.ids]], device=_device(self._model))
+                logits_TV: Tensor = self._model(input_ids=ids_1T, use_cache=False).logits[0]
+                reset_rotary_state(self._model)
+                row.scores += _scores(logits_TV[-len(row.ids) - 1 : -1], row.ids, row.num_top)
         self._waiting.popleft()
         return [row]
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from tunesmith_torch.generation.constraints import TokenConstraint, mask_logits
 from tunesmith_torch.generation.prefix_cache import LastPrefix
 from tunesmith_torch.generation.prompt_lookup import PromptLookup
+from tunesmith_torch.generation.row_adapters import RowAdapter
 from tunesmith_torch.generation.sampling import Sampler
 
 __all__ = ["GeneratedSequence"]
@@ -48,6 +49,8 @@ class PartialSequence:
     """Token ids generated so far."""
     logprobs: list[float] = field(default_factory=list)
     """Log-probability of each generated token when it was drawn, in nats."""
+    adapter: RowAdapter | None = None
+    """The row's own adapter; None for all rows of a model without such adapters."""
     lookup: PromptLookup | None = None
     """Guesses of the next tokens, if the row was ever alone in a step."""
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +21,7 @@ from bench import catalog_of, offering
 from generation_cases import varied_model
 from pydantic import Field
 from serving import TOOLS_TEMPLATE, Running, SlowModel, run_server, text_model, wait_for
+from shift_adapters import add_shift_adapters
 
 from tunesmith import api
 from tunesmith.catalog import Catalog
@@ -27,6 +30,7 @@ from tunesmith.errors import ConfigError, UsageError
 from tunesmith.execution.execute import load_report
 from tunesmith.offers import ServeExtensionOffer
 from tunesmith.options import Options
+from tunesmith.records import Message
 from tunesmith.testing.fakes import FakeTextModel
 from tunesmith_cli.serving import ServedAnswer, ServedRequest, ServeExtension
 from tunesmith_evidence.review.policy import ReviewPolicy
@@ -40,6 +44,7 @@ from tunesmith_plugins.commands.serve.responses import Responses
 from tunesmith_plugins.commands.serve.run_models import open_engines
 from tunesmith_plugins.commands.serve.service import OpenRequest
 from tunesmith_torch.data.templates import Template
+from tunesmith_torch.generation.row_adapters import AdaptedModel
 from tunesmith_torch.generation.text_model import TorchTextModel
 from tunesmith_torch.testing.tiny_model import build_tiny_tokenizer
 
@@ -506,6 +511,46 @@ def test_an_extension_cannot_replace_the_models_of_the_run(
         built.changes = {"tuned": None}
         assert ask(running) == tuned
     assert "'tuned' is already served" in capfd.readouterr().err
+
+
+def test_adapters_of_one_model_answer_in_one_batch() -> None:
+    """Many requests at the same time, also while adapters are removed and added."""
+    extension, built = changing()
+    host: Any = other_model()
+    adapters = add_shift_adapters(host.model, 6)
+    served = {f"user-{n}": AdaptedModel(host, adapter) for n, adapter in enumerate(adapters)}
+    words = [f"hello {n}" for n in range(4)]
+    alone = {
+        (name, word): model.generate([(Message("user", word),)], 8)[0].text
+        for name, model in served.items()
+        for word in words
+    }
+    assert len({*alone.values()}) > 12
+
+    def answer(name: str, word: str) -> str:
+        message = {"role": "user", "content": word}
+        found: str = ask(running, model=name, messages=[message])["choices"][0]["message"][
+            "content"
+        ]
+        return found
+
+    with run_server(extensions=[extension]) as running, ThreadPoolExecutor(6) as pool:
+        built.changes = served
+        ask(running, model="user-0")
+        engines = running.service.thread.engines
+        assert len({engines[name].runner for name in served}) == 1
+        keys = [*alone] * 2
+        random.Random(0).shuffle(keys)
+        assert [*pool.map(answer, *zip(*keys, strict=True))] == [alone[key] for key in keys]
+        for removed in ("user-0", "user-1"):
+            built.changes = {removed: None}
+            keys = [key for key in keys if key[0] != removed]
+            assert [*pool.map(answer, *zip(*keys, strict=True))] == [alone[key] for key in keys]
+            path = "/v1/chat/completions"
+            assert running.fetch(path, {"model": removed, **ASKED}).status == 404
+        built.changes = {"user-0": served["user-0"]}
+        assert answer("user-0", words[0]) == alone["user-0", words[0]]
+        running.wait_until_idle()
 
 
 def test_a_failure_to_change_the_models_stops_no_answer(

@@ -80,11 +80,15 @@ class Layout:
         vector_P = torch.cat([tensor.float().flatten() for tensor in tensors.values()])
         return cls(shapes, config["lora_alpha"] / rank), vector_P
 
+    @property
+    def sizes(self) -> list[int]:
+        """The number of numbers of each tensor, in the order of the vector."""
+        return [torch.Size(shape).numel() for shape in self.shapes.values()]
+
     def split(self, vector_P: Tensor) -> dict[str, Tensor]:
-        """Return the tensors by name, as views of the vector."""
-        sizes = [torch.Size(shape).numel() for shape in self.shapes.values()]
-        parts = zip(self.shapes.items(), torch.split(vector_P, sizes), strict=True)
-        return {name: part.view(shape) for (name, shape), part in parts}
+        """Return the tensors by name, as views of a vector, or of each row of a matrix [B, P]."""
+        parts = zip(self.shapes.items(), torch.split(vector_P, self.sizes, -1), strict=True)
+        return {name: part.view(*part.shape[:-1], *shape) for (name, shape), part in parts}
 
 
 class SegmentedLinear(nn.Module):

@@ -22,8 +22,7 @@ from tunesmith_personal.store import OWN, Entry, Store
 
 if TYPE_CHECKING:
     from tunesmith_personal.baselines import UserBaselines
-    from tunesmith_personal.segments import Layout
-    from tunesmith_torch.generation.text_model import TorchTextModel
+    from tunesmith_personal.row_adapters import RowAdaptedModel
 
 
 class PersonalServingOptions(Options):
@@ -57,9 +56,7 @@ class PersonalServingOptions(Options):
 class _Opened:
     """The parts that the models of all users share."""
 
-    shared: TorchTextModel
-    """Only copied, never run, so that its copies do not depend on answers in progress."""
-    layout: Layout
+    own: RowAdaptedModel
     baselines: UserBaselines
     """Has models that all users share, which run in the thread that answers."""
 
@@ -67,15 +64,16 @@ class _Opened:
     def read(cls, folder: Path, load: Callable[[Path], TextModel]) -> _Opened:
         """Open the shared adapter in a folder."""
         from tunesmith_personal.baselines import UserBaselines
+        from tunesmith_personal.row_adapters import RowAdaptedModel
         from tunesmith_personal.segments import Layout
-        from tunesmith_personal.user_models import copy_with_adapter, open_base
+        from tunesmith_personal.user_models import open_base
 
         layout, shared_P = Layout.read(folder)
         shared: Any = load(folder)
-        same, base = copy_with_adapter(shared, layout, shared_P), open_base(shared, layout)
+        own, base = RowAdaptedModel(shared, layout, shared_P), open_base(shared, layout)
         # The server encodes prompts for the users' own models in another thread.
-        same.template = base.template = shared.template.copy()
-        return cls(shared, layout, UserBaselines(same, base))
+        shared.template = base.template = shared.template.copy()
+        return cls(own, UserBaselines(shared, base))
 
 
 class PersonalServing(ServeExtension):
@@ -142,14 +140,13 @@ class PersonalServing(ServeExtension):
 
     def _load(self, user: str, load: Callable[[Path], TextModel]) -> TextModel:
         from tunesmith_personal.technique import SHARED_ADAPTER
-        from tunesmith_personal.user_models import copy_with_adapter
 
         if self._opened is None:
             self._opened = _Opened.read(self._run / SHARED_ADAPTER, load)
         opened, entry = self._opened, self.store.require(user)
         served = self._decide(entry)
         if served == OWN:
-            return copy_with_adapter(opened.shared, opened.layout, self.store.vector(entry))
+            return opened.own.adapt(self.store.vector(entry))
         return opened.baselines.build(served, *self.store.read_examples(user))
 
     def _name(self, user: str, served: str, digest: str) -> str:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import click
 
@@ -113,6 +114,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
         drain_seconds=drain_seconds,
     )
     from tunesmith_plugins.commands.serve.app import build_app
+    from tunesmith_plugins.commands.serve.engine import Runners
     from tunesmith_plugins.commands.serve.extensions import open_extensions
     from tunesmith_plugins.commands.serve.guard import is_loopback
     from tunesmith_plugins.commands.serve.images import make_image_reader
@@ -130,9 +132,10 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     names = list_models(folder, wanted)
     token = read_token(token_env, needs_token=not is_loopback(host))
     bound = listen(host, port)  # Bind first, to fail before the models are loaded.
-    engines = open_engines(folder, plan, names, slots=slots, extensions=used)
+    runners: Runners = WeakKeyDictionary()
+    engines = open_engines(folder, plan, names, slots=slots, extensions=used, runners=runners)
     policies, read_image = find_served_policies(folder), make_image_reader(plan)
-    service = Service(ModelThread(engines), limits, used, policies, read_image)
+    service = Service(ModelThread(engines), limits, used, policies, read_image, runners)
     hosts = {name.lower() for name in ("localhost", host, *allowed_hosts)}
     app = build_app(service, names=hosts, token=token)
     address = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -25,6 +25,7 @@ from tunesmith_plugins.commands.serve.job import (
 from tunesmith_plugins.commands.serve.partial_answer import decode_partial_answer
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.generation.continuous import ContinuousBatch, RunningSequence, TokenLogprobs
+from tunesmith_torch.generation.row_adapters import AdaptedModel, RowAdapter
 from tunesmith_torch.generation.sampling import Sampler
 from tunesmith_torch.generation.text_model import TorchTextModel
 
@@ -33,18 +34,15 @@ NUM_SEEDS = 2**32
 
 
 class Engine(Protocol):
-    """Runs the generation jobs of one model.
-
-    The model thread calls all methods except :meth:`encode`."""
+    """Takes the generation jobs of one model. Only :meth:`add` is for the model thread."""
 
     context: int | None = None
     """Maximum number of tokens in prompt and answer together, or None if unknown or unlimited."""
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.clear()
+    @property
+    def runner(self) -> Runner:
+        """The engine that runs the jobs, and maybe those of others."""
+        ...
 
     def encode(self, prompt: Prompt | tuple[int, ...], most_tokens: int) -> tuple[int, ...]:
         """Return the token ids of a prompt, or an empty tuple if the model takes prompts as text.
@@ -63,8 +61,28 @@ class Engine(Protocol):
         return
 
     def add(self, job: Job) -> None:
-        """Add a job to the queue of this engine."""
+        """Add a job to the queue of the runner."""
         ...
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """The numbers of running jobs and of waiting jobs."""
+        ...
+
+
+class Runner(Engine, Protocol):
+    """An engine that runs jobs, in the model thread."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.clear()
+
+    @property
+    def runner(self) -> Runner:
+        """The engine itself."""
+        return self
 
     @property
     def is_empty(self) -> bool:
@@ -79,11 +97,6 @@ class Engine(Protocol):
         """Drop all jobs, and return them."""
         ...
 
-    @property
-    def counts(self) -> tuple[int, int]:
-        """The numbers of running jobs and of waiting jobs."""
-        ...
-
 
 @dataclass(eq=False)
 class _Running:
@@ -96,7 +109,7 @@ class _Running:
     """Number of token scores that have been sent."""
 
 
-class BatchedEngine(Engine):
+class BatchedEngine(Runner):
     """Runs jobs with continuous batching: they join and leave the batch between steps."""
 
     def __init__(
@@ -145,7 +158,7 @@ class BatchedEngine(Engine):
             raise ApiError(400, "prompt: contains no tokens", param="prompt")
         return found
 
-    def add(self, job: Job) -> None:
+    def add(self, job: Job, adapter: RowAdapter | None = None) -> None:
         """Add a job. It joins the batch when a slot is free."""
         choice = job.choice
         sampler = None
@@ -161,6 +174,7 @@ class BatchedEngine(Engine):
             max_new_tokens=choice.max_tokens,
             sampler=sampler,
             num_top=0 if choice.is_scored and choice.num_top is None else choice.num_top,
+            adapter=adapter,
         )
         decode = self._continue_text(choice) if choice.is_continuation else self._decode_answer
         text = StreamedText(decode, choice.stop_words)
@@ -177,6 +191,12 @@ class BatchedEngine(Engine):
         """The numbers of running jobs and of waiting jobs."""
         waiting = self._batch.num_waiting
         return max(0, len(self._running) - waiting), waiting
+
+    def count_jobs(self, adapter: RowAdapter) -> tuple[int, int]:
+        """Return the numbers of running and of waiting jobs with an adapter."""
+        own = [r.sequence for r in [*self._running.values()] if r.sequence.adapter is adapter]
+        running = sum(bool(sequence.ids) for sequence in own)
+        return running, len(own) - running
 
     def step(self) -> Sequence[tuple[Job, Piece]]:
         """Compute one step, and return the new pieces of answers."""
@@ -271,7 +291,33 @@ class BatchedEngine(Engine):
         return text_of
 
 
-class CallingEngine(Engine):
+class AdapterEngine(Engine):
+    """Runs the jobs of one adapter in a batch with the jobs of a model's other adapters."""
+
+    def __init__(self, runner: BatchedEngine, adapter: RowAdapter) -> None:
+        self._runner, self._adapter = runner, adapter
+        self.context = runner.context
+
+    @property
+    def runner(self) -> BatchedEngine:
+        """The engine with the batch."""
+        return self._runner
+
+    def encode(self, prompt: Prompt | tuple[int, ...], most_tokens: int) -> tuple[int, ...]:
+        """Return the token ids of a prompt."""
+        return self._runner.encode(prompt, most_tokens)
+
+    def add(self, job: Job) -> None:
+        """Add a job to the batch."""
+        self._runner.add(job, self._adapter)
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """The numbers of this adapter's running jobs and waiting jobs."""
+        return self._runner.count_jobs(self._adapter)
+
+
+class CallingEngine(Runner):
     """Runs jobs by calling a text model for one answer at a time.
 
     This engine can serve any model, such as the classifier that won a run.
@@ -344,8 +390,16 @@ class CallingEngine(Engine):
         return left
 
 
-def make_engine(model: TextModel, slots: int) -> Engine:
+Runners = MutableMapping[TorchTextModel, BatchedEngine]
+"""The engines of models that many adapters share."""
+
+
+def make_engine(model: TextModel, slots: int, runners: Runners) -> Engine:
     """Return the engine that serves a model, with continuous batching if the model supports it."""
+    if isinstance(model, AdaptedModel):
+        if model.model not in runners:
+            runners[model.model] = BatchedEngine(model.model, slots=slots)
+        return AdapterEngine(runners[model.model], model.adapter)
     if isinstance(model, TorchTextModel):
         return BatchedEngine(model, slots=slots)
     return CallingEngine(model)

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from tunesmith.text import one_line
 from tunesmith_cli import render
-from tunesmith_plugins.commands.serve.engine import Engine, to_api_error
+from tunesmith_plugins.commands.serve.engine import Engine, Runner, to_api_error
 from tunesmith_plugins.commands.serve.job import Channel, Event, Job
 
 Post = tuple[Channel, Event]
@@ -27,8 +27,9 @@ class ModelThread:
     def __init__(self, engines: Mapping[str, Engine]) -> None:
         self.engines = engines
         """The engines for new requests, by name; :meth:`change` replaces the mapping."""
-        self._entered: dict[Engine, str] = {}
-        """Engines in use and their names, including removed engines that are not empty yet."""
+        self._runners = {engine.runner for engine in engines.values()}
+        self._entered: dict[Runner, str] = {}
+        """Runners in use, each with a model's name, including removed ones with jobs left."""
         self._new: deque[tuple[str, Engine, Job]] = deque()
         self._wake = threading.Condition()
         self._is_stopping = False
@@ -64,6 +65,7 @@ class ModelThread:
         with self._wake:
             changed = {**self.engines, **changes}
             self.engines = {name: engine for name, engine in changed.items() if engine is not None}
+            self._runners = {engine.runner for engine in self.engines.values()}
             self._wake.notify()
 
     def _run(self) -> None:
@@ -91,20 +93,20 @@ class ModelThread:
                 return False
         for name, engine, job in new:
             if not job.is_cancelled:
-                if engine not in self._entered:
-                    self._entered[engine] = name
-                    engine.__enter__()
+                if engine.runner not in self._entered:
+                    self._entered[engine.runner] = name
+                    engine.runner.__enter__()
                 engine.add(job)
         return True
 
-    def _is_removed(self, engine: Engine) -> bool:
-        return self.engines.get(self._entered[engine]) is not engine
+    def _is_removed(self, engine: Runner) -> bool:
+        return engine not in self._runners
 
     @property
     def _is_idle(self) -> bool:
         return all(e.is_empty and not self._is_removed(e) for e in self._entered)
 
-    def _step(self, name: str, engine: Engine) -> list[Post]:
+    def _step(self, name: str, engine: Runner) -> list[Post]:
         try:
             return [(job.channel, piece) for job, piece in engine.step()]
         except Exception as error:  # A single request must not end the server.

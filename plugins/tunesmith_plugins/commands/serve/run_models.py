@@ -18,6 +18,7 @@ from tunesmith_plugins.commands.serve.engine import (
     BatchedEngine,
     CallingEngine,
     Engine,
+    Runners,
     make_engine,
 )
 from tunesmith_plugins.commands.serve.extensions import Extension
@@ -66,10 +67,12 @@ def open_engines(
     *,
     slots: int,
     extensions: Sequence[Extension] = (),
+    runners: Runners | None = None,
 ) -> dict[str, Engine]:
     """Open the models of a run, and those that extensions add.
 
-    The base model gets the system prompt of ``[baselines]``, as in the evaluation.
+    The base model gets the system prompt of ``[baselines]``, as in the evaluation. Give the
+    :class:`Service` the same ``runners``.
 
     Raises:
         UsageError: an extension adds a model under a name that is already in use.
@@ -78,6 +81,7 @@ def open_engines(
         folder, plan, tuned="tuned" in names, base="base" in names
     )
     engines: dict[str, Engine] = {}
+    runners = {} if runners is None else runners
     for name in names:
         if name == "winner":
             engines[name] = CallingEngine(open_winner(folder, plan)[1])
@@ -96,5 +100,5 @@ def open_engines(
                     f"extension {extension.name}: a model named {name} is already served",
                     hint="give the extension's model another name",
                 )
-            engines[name] = make_engine(model, slots)
+            engines[name] = make_engine(model, slots, runners)
     return engines

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from tunesmith.records import Prompt
 from tunesmith_cli.serving import ServedAnswer, ServedRequest
@@ -22,7 +23,7 @@ from tunesmith_plugins.commands.serve.api_request import (
     CompletionRequest,
     GenerationRequest,
 )
-from tunesmith_plugins.commands.serve.engine import BatchedEngine, Engine, make_engine
+from tunesmith_plugins.commands.serve.engine import BatchedEngine, Engine, Runners, make_engine
 from tunesmith_plugins.commands.serve.extensions import Extension
 from tunesmith_plugins.commands.serve.images import ReadImage, decode_images
 from tunesmith_plugins.commands.serve.job import Channel, ChoiceInput, Job, Piece
@@ -86,8 +87,12 @@ class Service:
         extensions: Sequence[Extension] = (),
         policies: Mapping[str, ReviewPolicy] | None = None,
         read_image: ReadImage | None = None,
+        runners: Runners | None = None,
     ) -> None:
-        """``read_image`` decodes the images in messages; None: the models read only text."""
+        """``read_image`` decodes the images in messages; None: the models read only text.
+
+        ``runners`` are the engines of models that many adapters share.
+        """
         self._read_image = read_image
         self.thread, self.limits, self.extensions = thread, limits, extensions
         self.policies = policies or {}
@@ -96,6 +101,7 @@ class Service:
         # One worker, because a tokenizer is not thread-safe and a slow template must not delay
         # tokens.
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix="tunesmith-encode")
+        self._runners: Runners = WeakKeyDictionary() if runners is None else runners
         self._reserved: Counter[str] = Counter()
         self._durations: deque[float] = deque(maxlen=32)
         for extension in extensions:
@@ -135,7 +141,10 @@ class Service:
         changed, slots = extension.change_models(self.thread.engines), self.limits.slots
         if changed:
             self.thread.change(
-                {n: None if m is None else make_engine(m, slots) for n, m in changed.items()}
+                {
+                    name: None if model is None else make_engine(model, slots, self._runners)
+                    for name, model in changed.items()
+                }
             )
 
     async def choose(self, request: R, seen: ServedRequest) -> R:
@@ -292,7 +301,7 @@ def make_choices(
     seed = secrets.randbits(48) if request.seed is None else request.seed
     temperature = request.temperature if request.temperature >= GREEDY_BELOW else 0.0
     choices: list[ChoiceInput] = []
-    unasked = 0 if scores and isinstance(engine, BatchedEngine) else None
+    unasked = 0 if scores and isinstance(engine.runner, BatchedEngine) else None
     for prompt in prompts:
         ids = engine.encode(prompt, wanted or 0)
         max_tokens = _find_room(engine, len(ids), wanted, limits)
