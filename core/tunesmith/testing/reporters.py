@@ -48,8 +48,11 @@ def core_event_types() -> list[type[Event]]:
 
 @contextmanager
 def open_reporter(subject: Subject, output: io.StringIO | None = None) -> Iterator[Reporter]:
-    """Open a reporter with a temporary run folder; capture its output in ``output``."""
-    with tempfile.TemporaryDirectory() as parent:
+    """Open a reporter with a temporary run folder; capture its output in ``output``.
+
+    The working folder is temporary too, so that a tracker's local store does not get invented runs.
+    """
+    with tempfile.TemporaryDirectory() as parent, contextlib.chdir(parent):
         folder = Path(parent) / "run"
         folder.mkdir()
         (folder / "lock").touch()

@@ -802,6 +802,22 @@ def test_a_faulty_reporter_fails_the_right_check(change: str, promises: list[str
     assert list(found) == promises
 
 
+def test_reporters_write_no_sample_runs_into_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    class Tracker(RecordingReporter):
+        def report(self, event: Any) -> None:
+            super().report(event)
+            with open("tracked.txt", "a", encoding="utf-8") as file:
+                file.write("event")
+
+    found = broken(run_checks(reporter_module(build=lambda options, folder: Tracker())))
+    assert not {"accepts_every_event", "closes_after_failure"} & found.keys()
+    assert Path.cwd() == tmp_path and not [*tmp_path.iterdir()]
+
+
 @pytest.mark.parametrize("change", ["nothing", "prints", "requires an option"])
 def test_a_reporter_of_every_run_is_silent(change: str) -> None:
     class Noisy(RecordingReporter):
