@@ -35,7 +35,7 @@ from tunesmith_personal.serving import PersonalServing, PersonalServingOptions
 from tunesmith_personal.store import OWN, Decision, Store
 from tunesmith_personal.technique import SHARED_ADAPTER, group_by_user, open_shared
 from tunesmith_personal.user_models import copy_with_adapter
-from tunesmith_torch.generation.row_adapters import AdaptedModel
+from tunesmith_torch.generation.adapted_model import AdaptedModel
 
 PROMPTS = [f"{intent} 99 user" for intent in INTENTS]
 

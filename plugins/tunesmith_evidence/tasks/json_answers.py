@@ -51,7 +51,7 @@ def parse_json_object(answer: str) -> JsonFields | None:
 def parse_json_answer(text: str) -> Any:
     """Return the JSON value of an answer, which may be in a code block and follow reasoning.
 
-    The result is ``NO_JSON`` if the answer is no JSON.
+    The result is ``NO_JSON`` if the answer is not JSON.
     """
     text = strip_reasoning(text)
     block = _BLOCK.match(text)

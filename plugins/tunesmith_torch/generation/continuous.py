@@ -14,7 +14,7 @@ The two kinds of steps take turns, so neither waits long. A sequence joins if th
 when all sequences reach their limits. Sequences join in order of arrival, so none waits forever.
 
 Each sequence has its own limit, sampler and random numbers, and rows do not attend to each other. A
-prompt therefore gets the same completion as alone, also if each row has an adapter of its own
+prompt therefore gets the same completion as alone, also if each row has its own adapter
 (:mod:`tunesmith_torch.generation.row_adapters`). Models that do not support this cache
 (:mod:`tunesmith_torch.generation.cache_check`) generate one sequence after another, each in a
 single step.

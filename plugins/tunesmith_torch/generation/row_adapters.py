@@ -1,4 +1,4 @@
-"""Let each row of a batch use an adapter of its own, so that a server's users share its steps.
+"""Let each row of a batch use its own adapter, so that a server's users share its steps.
 
 A model with many adapters computes the products with its base weights once for all rows::
 
@@ -9,18 +9,11 @@ A model with many adapters computes the products with its base weights once for 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from tunesmith.execution.wrapped_model import R, WrappedModel
-from tunesmith.records import Prompt
-
-if TYPE_CHECKING:
-    from tunesmith_torch.generation.text_model import TorchTextModel
-
-__all__ = ["AdaptedModel", "RowAdapter", "use_row_adapters"]
+__all__ = ["RowAdapter", "use_row_adapters"]
 
 
 class RowAdapter(Protocol):
@@ -38,21 +31,3 @@ def use_row_adapters(adapters: Sequence[RowAdapter | None]) -> AbstractContextMa
     """Let the rows of a forward pass use these adapters; all of them, or none, are None."""
     first = adapters[0] if adapters else None
     return nullcontext() if first is None else first.use(adapters)
-
-
-@dataclass(frozen=True, eq=False)
-class AdaptedModel(WrappedModel):
-    """A text model with an adapter, which may share batches with the model's other adapters."""
-
-    model: TorchTextModel
-    adapter: RowAdapter
-
-    def _call(
-        self,
-        method: Callable[..., Sequence[R]],
-        prompts: Sequence[Prompt],
-        *arguments: Any,
-        **options: Any,
-    ) -> Sequence[R]:
-        with self.adapter.use([self.adapter]):
-            return super()._call(method, prompts, *arguments, **options)

@@ -44,7 +44,7 @@ from tunesmith_plugins.commands.serve.responses import Responses
 from tunesmith_plugins.commands.serve.run_models import open_engines
 from tunesmith_plugins.commands.serve.service import OpenRequest
 from tunesmith_torch.data.templates import Template
-from tunesmith_torch.generation.row_adapters import AdaptedModel
+from tunesmith_torch.generation.adapted_model import AdaptedModel
 from tunesmith_torch.generation.text_model import TorchTextModel
 from tunesmith_torch.testing.tiny_model import build_tiny_tokenizer
 

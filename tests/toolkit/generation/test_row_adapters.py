@@ -14,8 +14,9 @@ from transformers import PreTrainedModel
 
 from tunesmith.records import Message
 from tunesmith_torch.data.templates import Template
+from tunesmith_torch.generation.adapted_model import AdaptedModel
 from tunesmith_torch.generation.continuous import ContinuousBatch, RunningSequence
-from tunesmith_torch.generation.row_adapters import AdaptedModel
+from tunesmith_torch.generation.row_adapters import use_row_adapters
 from tunesmith_torch.generation.text_model import TorchTextModel
 from tunesmith_torch.testing.tiny_model import build_tiny_tokenizer
 
@@ -29,8 +30,7 @@ def adapted() -> tuple[PreTrainedModel, list[ShiftAdapter]]:
 
 
 def generate_alone(model: PreTrainedModel, row: RunningSequence) -> tuple[int, ...]:
-    assert row.adapter is not None
-    with row.adapter.use([row.adapter]):
+    with use_row_adapters([row.adapter]):
         return generate_one(model, row.prompt, row.max_new_tokens)
 
 

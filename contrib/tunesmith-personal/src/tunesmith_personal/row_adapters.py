@@ -1,4 +1,4 @@
-"""One model for all users: each row of a batch uses the adapter of its own user.
+"""One model for all users: each row of a batch uses the adapter of its user.
 
 Shapes: B rows, T tokens, I inputs and O outputs of a layer, R rank, P numbers of an adapter.
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tunesmith.errors import IntegrityError
 from tunesmith_personal.segments import A, B, Layout
 from tunesmith_personal.user_models import copy_with_adapter
-from tunesmith_torch.generation.row_adapters import AdaptedModel
+from tunesmith_torch.generation.adapted_model import AdaptedModel
 from tunesmith_torch.generation.text_model import TorchTextModel
 
 
@@ -42,7 +42,7 @@ class RowAdaptedLinear(nn.Module):
 
 
 class RowAdaptedModel:
-    """A copy of a model with LoRA adapters, in which each row of a batch has its own adapter."""
+    """A copy of a model with LoRA adapters that lets each row of a batch use its own adapter."""
 
     def __init__(self, shared: TorchTextModel, layout: Layout, shared_P: Tensor) -> None:
         """``shared`` is the model with the shared adapter, whose other weights are not copied."""

@@ -24,8 +24,9 @@ from tunesmith_plugins.commands.serve.job import (
 )
 from tunesmith_plugins.commands.serve.partial_answer import decode_partial_answer
 from tunesmith_torch.data.templates import Template
+from tunesmith_torch.generation.adapted_model import AdaptedModel
 from tunesmith_torch.generation.continuous import ContinuousBatch, RunningSequence, TokenLogprobs
-from tunesmith_torch.generation.row_adapters import AdaptedModel, RowAdapter
+from tunesmith_torch.generation.row_adapters import RowAdapter
 from tunesmith_torch.generation.sampling import Sampler
 from tunesmith_torch.generation.text_model import TorchTextModel
 
