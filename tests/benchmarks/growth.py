@@ -138,7 +138,7 @@ def measure_run(folder: Path, factor: int) -> None:
     def run(rows: int, baselines: str, evaluator: str) -> Cost:
         text = RUN.format(name=write_rows(folder, rows), baselines=baselines, evaluator=evaluator)
         (folder / "run.toml").write_text(text, encoding="utf-8")
-        return measure(["tunesmith", "run", "run.toml", "--out", "out", "--force"], folder)
+        return measure(["tunesmith", "run", "run.toml"], folder)
 
     sizes = [100, 1_000, 5_000, 20_000 * factor]
     show("a run with one step, rows", sizes, lambda n: run(n, "[]", "loss"))
