@@ -48,11 +48,8 @@ def core_event_types() -> list[type[Event]]:
 
 @contextmanager
 def open_reporter(subject: Subject, output: io.StringIO | None = None) -> Iterator[Reporter]:
-    """Open a reporter with a temporary run folder; capture its output in ``output``.
-
-    The working folder is temporary too, so that a tracker's local store does not get invented runs.
-    """
-    with tempfile.TemporaryDirectory() as parent, contextlib.chdir(parent):
+    """Open a reporter with a temporary run folder; capture its output in ``output``."""
+    with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "run"
         folder.mkdir()
         (folder / "lock").touch()
@@ -61,6 +58,17 @@ def open_reporter(subject: Subject, output: io.StringIO | None = None) -> Iterat
             built = subject.offer.build(subject.options(), RunFolder(folder))
             with built as reporter:
                 yield reporter
+
+
+@contextmanager
+def use_reporter(subject: Subject, output: io.StringIO | None = None) -> Iterator[Reporter]:
+    """Open a reporter in a temporary working folder, where a tracker may write invented runs."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.chdir(folder),
+        open_reporter(subject, output) as reporter,
+    ):
+        yield reporter
 
 
 @check("reporter")
@@ -75,7 +83,7 @@ def accepts_every_event(subject: Subject) -> None:
         sample_run(HOSTILE_TEXT, total=None),
         [*complete[1:], *complete],
     ):
-        with open_reporter(subject) as reporter:
+        with use_reporter(subject) as reporter:
             for event in events:
                 try:
                     reporter.report(event)
@@ -105,7 +113,7 @@ def closes_after_failure(subject: Subject) -> None:
     complete = list(sample_run(HOSTILE_TEXT))
     for events in ([], complete[:4], complete):
         try:
-            with open_reporter(subject) as reporter:
+            with use_reporter(subject) as reporter:
                 for event in events:
                     with contextlib.suppress(Exception):  # checked by accepts_every_event
                         reporter.report(event)
@@ -122,7 +130,7 @@ def closes_after_failure(subject: Subject) -> None:
 @check("reporter")
 def leaves_events_unchanged(subject: Subject) -> None:
     """The reporter does not change events: the next reporter sees them unchanged."""
-    with open_reporter(subject) as reporter:
+    with use_reporter(subject) as reporter:
         for event in sample_run(HOSTILE_TEXT):
             before = repr(event)
             with contextlib.suppress(Exception):  # checked by accepts_every_event
@@ -138,7 +146,7 @@ def reporters_of_every_run_are_silent(subject: Subject) -> None:
     ]
     require(not missing, f"the reporter has options without a default: {', '.join(missing)}")
     output = io.StringIO()
-    with open_reporter(subject, output) as reporter:
+    with use_reporter(subject, output) as reporter:
         for event in sample_run(HOSTILE_TEXT):
             reporter.report(event)
     require(not output.getvalue(), f"the reporter prints {output.getvalue()[:80]!r}")
