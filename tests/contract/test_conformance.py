@@ -80,6 +80,17 @@ def tiny_encoder() -> Path:
     return save_tiny_encoder(temporary_folder() / "encoder")
 
 
+@cache
+def uniform_model() -> Path:
+    """Save a model with weights of almost 0, whose logits are exactly 0 for all tokens.
+
+    On some processors, other models round a product differently with another number of rows.
+    """
+    from tunesmith_torch.testing.tiny_model import save_tiny_model
+
+    return save_tiny_model(temporary_folder() / "uniform", changes={"initializer_range": 1e-30})
+
+
 def write(name: str, text: str) -> str:
     path = temporary_folder() / name
     path.write_text(text, encoding="utf-8", errors="surrogateescape")
@@ -122,7 +133,7 @@ def samples() -> dict[str, dict[str, Any]]:
         "constrained-match": {"labels": kit_answers()},
         "prompt": {"files": [write("prompt.txt", "Answer with one word.")]},
         "sentence-encoder": {"model": str(tiny_encoder())},
-        "reward-margin": {"run": str(tiny_model())},
+        "reward-margin": {"run": str(uniform_model())},
         "kl": {"run": str(tiny_model()), "max_new_tokens": 16},
         "length": {"run": str(tiny_model()), "max_new_tokens": 16},
         "judge": {"run": str(tiny_model()), "model": str(tiny_model()), "max_new_tokens": 8},

@@ -157,9 +157,8 @@ def does_not_depend_on_batching(subject: Subject) -> None:
             if name in of_all_rows:
                 continue
             alone, batched = m.values[0], together[name].values[number]
-            # A model in float32 may round differently with more rows, on some processors.
             require(
-                math.isclose(alone, batched, rel_tol=1e-6, abs_tol=1e-6),
+                math.isclose(alone, batched, rel_tol=1e-9, abs_tol=1e-12),
                 f"{name} of {record.source} is {alone} alone, but {batched} among others",
             )
 
