@@ -1,4 +1,4 @@
-"""One model with the adapters of many users: each row gets what a model of its own gives."""
+"""One model with the adapters of many users: each row gets what its user's model gives alone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def parts(finished: Path) -> Any:
     return shared, layout, [shared_P + each for each in noise]
 
 
-def test_rows_of_several_users_have_the_logits_of_models_of_their_own(parts: Any) -> None:
+def test_rows_of_several_users_have_the_logits_of_their_models_alone(parts: Any) -> None:
     shared, layout, vectors = parts
     model = RowAdaptedModel(shared, layout, vectors[0])
     adapters = [model.adapt(vector).adapter for vector in vectors]

@@ -31,8 +31,6 @@ __all__ = [
 FieldPath = tuple[str, ...]
 JsonFields = dict[FieldPath, str]
 _FENCE = re.compile(r"\A(\s*```\w*\s*)(.*?)(\s*```\s*)\Z", re.DOTALL)
-
-
 NO_JSON = object()
 """Stands for an answer that is not JSON."""
 _BLOCK = re.compile(r"\A\s*(`{3,}|~{3,})[ \t]*\w*\s*(.*?)\s*\1\s*\Z", re.DOTALL)

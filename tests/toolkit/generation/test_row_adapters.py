@@ -1,4 +1,4 @@
-"""Rows with adapters of their own, in one batch: each gets what its adapter gives alone."""
+"""Rows with different adapters in one batch: each gets what its adapter gives alone."""
 
 from __future__ import annotations
 

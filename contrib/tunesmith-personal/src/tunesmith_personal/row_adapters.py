@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.errors import IntegrityError
-from tunesmith_personal.segments import A, B, Layout
+from tunesmith_personal.segments import A, B, Layout, replace_layers
 from tunesmith_personal.user_models import copy_with_adapter
 from tunesmith_torch.generation.adapted_model import AdaptedModel
 from tunesmith_torch.generation.text_model import TorchTextModel
@@ -48,17 +48,12 @@ class RowAdaptedModel:
         """``shared`` is the model with the shared adapter, whose other weights are not copied."""
         self.layout = layout
         self.text_model = copy_with_adapter(shared, layout, shared_P)
-        model: Any = self.text_model.model
         self._device = shared.device
-        self._layers: dict[str, RowAdaptedLinear] = {}
-        for name in layout.shapes:
-            path = name.removesuffix(A).removesuffix(B)
-            if path not in self._layers:
-                parent, _, attribute = path.rpartition(".")
-                adapted = model.get_submodule(path)
-                layer = RowAdaptedLinear(adapted.base_layer, layout.scaling)
-                setattr(model.get_submodule(parent), attribute, layer)
-                self._layers[path] = layer
+        self._layers = replace_layers(
+            self.text_model.model,
+            layout.paths,
+            lambda adapted: RowAdaptedLinear(adapted.base_layer, layout.scaling),
+        )
         self._used: tuple[RowVector, ...] = ()
         self._updates: list[tuple[Tensor, Tensor]] = []
 

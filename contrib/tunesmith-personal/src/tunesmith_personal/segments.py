@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ from tunesmith_torch.losses.selected_positions import get_decoder, get_lm_head
 from tunesmith_torch.models.artifacts import ADAPTER_WEIGHTS_FILE
 from tunesmith_torch.models.loading import LoadedBase
 
+L = TypeVar("L", bound=nn.Module)
 ATTENTION_NAME = "tunesmith_personal"
 TILE = 16
 """Segments are multiples of this many tokens: the rows of a tile and the alignment of a segment in
@@ -81,6 +82,11 @@ class Layout:
         return cls(shapes, config["lora_alpha"] / rank), vector_P
 
     @property
+    def paths(self) -> list[str]:
+        """The names of the adapted layers in a PEFT model."""
+        return [*dict.fromkeys(name.removesuffix(A).removesuffix(B) for name in self.shapes)]
+
+    @property
     def sizes(self) -> list[int]:
         """The number of numbers of each tensor, in the order of the vector."""
         return [torch.Size(shape).numel() for shape in self.shapes.values()]
@@ -89,6 +95,21 @@ class Layout:
         """Return the tensors by name, as views of a vector, or of each row of a matrix [B, P]."""
         parts = zip(self.shapes.items(), torch.split(vector_P, self.sizes, -1), strict=True)
         return {name: part.view(*part.shape[:-1], *shape) for (name, shape), part in parts}
+
+
+def replace_layers(
+    model: nn.Module, paths: Sequence[str], make: Callable[[Any], L]
+) -> dict[str, L]:
+    """Replace the layers with these names by those that ``make`` returns, and return the new ones.
+
+    ``make`` gets the layer to replace.
+    """
+    made = {}
+    for path in paths:
+        parent, _, attribute = path.rpartition(".")
+        made[path] = make(model.get_submodule(path))
+        setattr(model.get_submodule(parent), attribute, made[path])
+    return made
 
 
 class SegmentedLinear(nn.Module):
@@ -123,14 +144,10 @@ class SegmentedModel:
         AttentionMaskInterface.register(ATTENTION_NAME, lambda *args, **kwargs: None)
         model.set_attn_implementation(ATTENTION_NAME)
         model.requires_grad_(False)
-        self._layers: dict[str, SegmentedLinear] = {}
-        for name in layout.shapes:
-            path = name.removeprefix(PREFIX).removesuffix(A).removesuffix(B)
-            if path not in self._layers:
-                parent, _, attribute = path.rpartition(".")
-                layer = SegmentedLinear(model.get_submodule(path), layout.scaling)
-                setattr(model.get_submodule(parent), attribute, layer)
-                self._layers[path] = layer
+        paths = [path.removeprefix(PREFIX) for path in layout.paths]
+        self._layers = replace_layers(
+            model, paths, lambda layer: SegmentedLinear(layer, layout.scaling)
+        )
         self.decoder: Any = get_decoder(model)
         self._head = get_lm_head(model)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -75,13 +74,7 @@ def copy_with_adapter(shared: TorchTextModel, layout: Layout, vector_P: Tensor) 
     model: Any = shared.model
     named = dict(model.named_parameters())
     kept = [p for name, p in named.items() if ".lora_" not in name]
-    memo: dict[int, Any] = {id(tensor): tensor for tensor in [*kept, *model.buffers()]}
-    # Each module has a dozen empty containers for hooks. Without this, copying them takes half of
-    # the time.
-    for value in [value for module in model.modules() for value in vars(module).values()]:
-        if type(value) in (OrderedDict, set) and not value:
-            memo[id(value)] = type(value)()
-    copied = deepcopy(model, memo)
+    copied = deepcopy(model, {id(tensor): tensor for tensor in [*kept, *model.buffers()]})
     own = {n: p for n, p in copied.named_parameters() if ".lora_" in n}
     shapes = {name: tuple(parameter.shape) for name, parameter in own.items()}
     if shapes != {name_in_model(name): shape for name, shape in layout.shapes.items()}:
