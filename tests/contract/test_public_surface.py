@@ -75,10 +75,7 @@ TESTED_THROUGH = {
     # Models are divided and joined, with all of their parts.
     "contrib/tunesmith-vision/tests/test_families.py": ("tunesmith_vision.projectors",),
     # Imported in processes of their own: the import itself is what is tested.
-    "tests/toolkit/models/test_quantization.py": (
-        "tunesmith_torch.runtime.bitsandbytes",
-        "tunesmith_torch.runtime.peft_import",
-    ),
+    "tests/toolkit/models/test_quantization.py": ("tunesmith_torch.runtime.peft_import",),
     # Around TRL's trainer, and driven by it.
     "contrib/tunesmith-trl/tests/policy_run.py": (
         "tunesmith_trl.callback",

@@ -13,14 +13,18 @@ gated MLP::
 
 :func:`register_fused_lora` makes PEFT build its adapters from :class:`FusedLoraLinear`, through
 PEFT's own table of custom layers. Features that this layer does not support (dropout in training,
-DoRA, disabled or merged adapters) use PEFT's forward, which it inherits.
+DoRA, disabled or merged adapters) use PEFT's forward, which it inherits. Layers in 4 bits
+(bitsandbytes) are fused too: there, PEFT also copies the layer's output, and computes the adapter
+in fp32 outside of autocast.
 
 Shapes: I inputs, O outputs of a layer, R rank.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, partial
 from typing import Any
 
 from tunesmith_torch.runtime import peft_import  # noqa: F401 - must precede peft
@@ -29,23 +33,27 @@ from tunesmith_torch.runtime import peft_import  # noqa: F401 - must precede pef
 import torch
 from peft import LoraConfig
 from peft.tuners.lora import Linear as PeftLinear
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from tunesmith_torch.kernels.lora_autograd import LoraFunction, LoraLayerSpec
 from tunesmith_torch.kernels.packed_linear import PackedLinear, multiply
+from tunesmith_torch.runtime import bitsandbytes
 
 SHARED_INPUT_NAMES = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Names of sibling layers that read the same input. If one does not, one product is wasted."""
 
 
 def register_fused_lora(config: LoraConfig, model: nn.Module) -> None:
-    """Make PEFT build ``config``'s adapters from :class:`FusedLoraLinear` in an unquantized model.
+    """Make PEFT build ``config``'s adapters from fused layers, if it has them for all of the model.
 
-    PEFT picks custom layers by ``isinstance``, and quantized layers are subclasses of
-    ``nn.Linear``. So a model with a single quantized layer keeps PEFT's own layers everywhere.
+    PEFT picks custom layers by ``isinstance``, and layers of other formats are subclasses of
+    ``nn.Linear``. So a model with a single one of these keeps PEFT's own layers everywhere.
     """
-    if all(type(m) is nn.Linear for m in model.modules() if isinstance(m, nn.Linear)):
-        config._register_custom_module({nn.Linear: FusedLoraLinear})
+    classes = {type(m) for m in model.modules() if isinstance(m, nn.Linear)} - {nn.Linear}
+    fused = {quantized: fused_4bit_class() for quantized in classes if _is_4bit(quantized)}
+    if len(fused) == len(classes):
+        config._register_custom_module({**fused, nn.Linear: FusedLoraLinear})
 
 
 def group_by_input(model: nn.Module) -> None:
@@ -53,7 +61,7 @@ def group_by_input(model: nn.Module) -> None:
     for module in model.modules():
         for names in SHARED_INPUT_NAMES:
             children = (getattr(module, name, None) for name in names)
-            siblings = [child for child in children if isinstance(child, FusedLoraLinear)]
+            siblings = [child for child in children if isinstance(child, FusedLoraLayer)]
             group = SharedInputGroup(siblings) if len(siblings) > 1 else None
             for layer in siblings:
                 layer.input_group = group
@@ -65,19 +73,19 @@ def clear_caches(model: nn.Module) -> None:
     They would keep its autograd graph in memory.
     """
     for module in model.modules():
-        if isinstance(module, FusedLoraLinear) and module.input_group is not None:
+        if isinstance(module, FusedLoraLayer) and module.input_group is not None:
             module.input_group.clear()
 
 
 class SharedInputGroup:
     """Fused layers that read the same input, and the results that have not been fetched yet."""
 
-    def __init__(self, layers: Iterable[FusedLoraLinear]) -> None:
+    def __init__(self, layers: Iterable[FusedLoraLayer]) -> None:
         self._layers = list(layers)
         self._x: Tensor | None = None
-        self._cached: dict[FusedLoraLinear, Tensor] = {}
+        self._cached: dict[FusedLoraLayer, Tensor] = {}
 
-    def compute(self, layer: FusedLoraLinear, names: list[str], x: Tensor) -> Tensor:
+    def compute(self, layer: FusedLoraLayer, names: list[str], x: Tensor) -> Tensor:
         """Return the output of ``layer``; the first call with ``x`` also computes its siblings.
 
         ``names`` are the adapters of ``layer``.
@@ -99,7 +107,7 @@ class SharedInputGroup:
             self._x = None  # all results have been fetched, so release the input
         return cached
 
-    def _others(self, layer: FusedLoraLinear) -> dict[FusedLoraLinear, list[str]]:
+    def _others(self, layer: FusedLoraLayer) -> dict[FusedLoraLayer, list[str]]:
         """Return the siblings that can be computed with ``layer``, and their adapters."""
         adapters = {
             each: each.fusable_adapters()
@@ -113,8 +121,8 @@ class SharedInputGroup:
         self._x, self._cached = None, {}
 
 
-class FusedLoraLinear(PeftLinear):  # type: ignore[misc]
-    """PEFT's LoRA linear layer, with the same parameters and names and a fused forward."""
+class FusedLoraLayer(LoraLayer):  # type: ignore[misc]
+    """A fused forward for PEFT's LoRA layers of linear layers, whose parameters it keeps."""
 
     input_group: SharedInputGroup | None = None
     merged_OI: Tensor | None = None  # noqa: N815
@@ -150,7 +158,42 @@ class FusedLoraLinear(PeftLinear):  # type: ignore[misc]
         return not (has_dropout or has_bias or name in self.lora_variant)
 
 
-def forward_group(layers: Mapping[FusedLoraLinear, Sequence[str]], x: Tensor) -> tuple[Tensor, ...]:
+class FusedLoraLinear(FusedLoraLayer, PeftLinear):  # type: ignore[misc]
+    """PEFT's LoRA linear layer, with the same parameters and names and a fused forward."""
+
+
+@cache
+def fused_4bit_class() -> type[FusedLoraLayer]:
+    """Return PEFT's LoRA layer of a 4-bit layer with a fused forward.
+
+    It is made when it is used, because its base class exists only if bitsandbytes is installed.
+    """
+    from peft.tuners.lora.bnb import Linear4bit
+
+    class FusedLora4bit(FusedLoraLayer, Linear4bit):  # type: ignore[misc]
+        def fusable_adapters(self) -> list[str]:
+            # Without gradients, bitsandbytes has products for few rows on a GPU.
+            on_cpu = self.get_base_layer().weight.is_cpu
+            return super().fusable_adapters() if on_cpu or torch.is_grad_enabled() else []
+
+    return FusedLora4bit
+
+
+def _is_4bit(layer_class: type[nn.Module]) -> bool:
+    package = sys.modules.get(bitsandbytes.PACKAGE_NAME)  # without it, no layer is in 4 bits
+    return package is not None and issubclass(layer_class, package.nn.Linear4bit)
+
+
+def _dequantizer(weight: Tensor) -> Callable[[Tensor], Tensor] | None:
+    """Return the function that dequantizes a layer's weight, or None if it is not quantized."""
+    state = getattr(weight, "quant_state", None)
+    if state is None:
+        return None
+    functional = bitsandbytes.import_bitsandbytes().functional
+    return partial(functional.dequantize_4bit, quant_state=state)
+
+
+def forward_group(layers: Mapping[FusedLoraLayer, Sequence[str]], x: Tensor) -> tuple[Tensor, ...]:
     """Compute several layers on one input, with the named adapters; return each layer's output."""
     specs, base_weights, lora_weights = [], [], []
     start = 0
@@ -164,6 +207,8 @@ def forward_group(layers: Mapping[FusedLoraLinear, Sequence[str]], x: Tensor) ->
             lora_weights += [a_RI, b_OR]
         is_packed = isinstance(base, PackedLinear) and not torch.is_grad_enabled()
         base_weights += [base.packed_OI if is_packed else base.weight, base.bias]
-        specs.append(LoraLayerSpec(tuple(columns), tuple(scales)))
+        dequantize = _dequantizer(base.weight)
+        dtype = base.weight.dtype if dequantize is None else base.compute_dtype
+        specs.append(LoraLayerSpec(tuple(columns), tuple(scales), dtype, dequantize))
     outs: tuple[Tensor, ...] = LoraFunction.apply(x, tuple(specs), *base_weights, *lora_weights)  # type: ignore[no-untyped-call]
     return outs

@@ -15,7 +15,8 @@ Backward, with ``g = dL/dy`` and ``u = x A^T`` kept from forward::
 
 Again the product computes the sum. W is frozen and gets no gradient. Products run in the dtype of
 W: A and B are fp32 master weights that are rounded for the products, and their gradients are
-converted back to fp32. Autocast has nothing left to do here.
+converted back to fp32. Autocast has nothing left to do here. A W stored in 4 bits is dequantized
+for each of its two products, and released after it.
 
 Several adapters of one layer are computed as one adapter whose rank is the sum of their ranks. For
 layers that read the same input, the matrices A are stacked. Then ``x A^T``, ``du^T x`` and ``du A``
@@ -26,6 +27,7 @@ are one product for all layers, and the products add up ``dx``::
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -37,14 +39,24 @@ from tunesmith_torch.kernels.packed_linear import multiply
 
 
 class LoraLayerSpec(NamedTuple):
-    """The columns of ``u`` that belong to each adapter of a layer, and each adapter's scale."""
+    """What the function needs to know of a layer besides its tensors."""
 
     columns: tuple[slice, ...]
+    """The columns of ``u`` that belong to each adapter."""
     scales: tuple[float, ...]
+    """The scale of each adapter."""
+    dtype: torch.dtype
+    """The dtype of the layer's products."""
+    dequantize: Callable[[Tensor], Tensor] | None = None
+    """Returns W, [O, I], from the tensor that stores it; None if that tensor is W."""
 
     @property
     def all_columns(self) -> slice:
         return slice(self.columns[0].start, self.columns[-1].stop)
+
+    def read_weight(self, stored: Tensor) -> Tensor:
+        """Return W from the tensor that stores it."""
+        return stored if self.dequantize is None else self.dequantize(stored).to(self.dtype)
 
 
 class LoraFunction(torch.autograd.Function):
@@ -60,7 +72,7 @@ class LoraFunction(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         base_weights, lora_weights = args[: 2 * len(specs)], args[2 * len(specs) :]
         weights, biases = base_weights[::2], base_weights[1::2]
-        dtype = weights[0].dtype
+        dtype = specs[0].dtype
         outs, scaled_bs = [], []
         device = x.device.type
         mixed = torch.is_autocast_enabled(device)
@@ -69,10 +81,10 @@ class LoraFunction(torch.autograd.Function):
             a_RI = _concat([a.to(dtype) for a in lora_weights[::2]], 0)
             u_TR = x_TI @ a_RI.t()
             b_OR = iter(lora_weights[1::2])
-            for spec, weight_OI, bias_O in zip(specs, weights, biases, strict=True):
+            for spec, weight, bias_O in zip(specs, weights, biases, strict=True):
                 scaled = [(next(b_OR) * scale).to(dtype) for scale in spec.scales]
                 scaled_bs.append(_concat(scaled, 1))
-                y_TO = multiply(x_TI, weight_OI, bias_O)
+                y_TO = multiply(x_TI, spec.read_weight(weight), bias_O)
                 y_TO.addmm_(u_TR[:, spec.all_columns], scaled_bs[-1].t())
                 # Not a view: a model may change the output of a layer in place (Gemma 3n).
                 outs.append(torch.ops.aten._unsafe_view(y_TO, (*x.shape[:-1], y_TO.shape[-1])))
@@ -93,12 +105,12 @@ class LoraFunction(torch.autograd.Function):
         du_TR, dx_TI = torch.empty_like(u_TR), None
         lora_grads: list[Tensor | None] = []
         layers = zip(specs, grad_outputs, weights, scaled_bs, strict=True)
-        for spec, g, weight_OI, scaled_b_OR in layers:
+        for spec, g, weight, scaled_b_OR in layers:
             if g is None:  # this layer's output was not used
                 du_TR[:, spec.all_columns] = 0
                 lora_grads += [None, None] * len(spec.scales)
                 continue
-            g_TO = g.reshape(-1, g.shape[-1]).to(weight_OI.dtype)
+            g_TO = g.reshape(-1, g.shape[-1]).to(spec.dtype)
             torch.mm(g_TO, scaled_b_OR, out=du_TR[:, spec.all_columns])
             # u^T g, not g^T u: the product then transposes the narrow matrix.
             db_RO = u_TR[:, spec.all_columns].t() @ g_TO if any_lora else None
@@ -107,6 +119,7 @@ class LoraFunction(torch.autograd.Function):
                 own = slice(columns.start - start, columns.stop - start)
                 lora_grads += [None, None if db_RO is None else (db_RO[own] * scale).t()]
             if ctx.needs_input_grad[0]:
+                weight_OI = spec.read_weight(weight)
                 dx_TI = g_TO @ weight_OI if dx_TI is None else dx_TI.addmm_(g_TO, weight_OI)
         dx = None
         if dx_TI is not None:

@@ -1,4 +1,4 @@
-"""Resolve ``parallel = "auto"``: a copy of the model per process if that fits, otherwise shards.
+"""Resolve ``auto`` options as training does: copies of the model or shards, and recomputation.
 
 Torch is not imported: ``tunesmith plan`` and training both decide from the analytic estimate.
 """
@@ -36,13 +36,20 @@ class ParallelChoice:
 def build_estimate_setting(
     options: TrainingOptions, request: EstimateRequest, grouping: Grouping = SINGLE_COMPLETION
 ) -> EstimateSetting:
-    """Return the setting of a request; resolve ``parallel = "auto"`` and note the choice."""
-    if options.parallel != "auto":
-        return EstimateSetting.from_request(options, request, grouping)
-    choice = choose_parallel(options, request, grouping)
-    options = options.model_copy(update={"parallel": choice.parallel})
-    setting = EstimateSetting.from_request(options, request, grouping)
-    return replace(setting, notes=(str(choice),))
+    """Return the setting of a request, with the choices that training would make for ``auto``.
+
+    ``parallel`` is chosen and noted. Activations are recomputed unless the request names a memory
+    into which they fit.
+    """
+    notes: tuple[str, ...] = ()
+    if options.parallel == "auto":
+        choice = choose_parallel(options, request, grouping)
+        options = options.model_copy(update={"parallel": choice.parallel})
+        notes = (str(choice),)
+    if options.gradient_checkpointing is None:
+        recompute = not _activations_fit(options, request, grouping)
+        options = options.model_copy(update={"gradient_checkpointing": recompute})
+    return replace(EstimateSetting.from_request(options, request, grouping), notes=notes)
 
 
 def choose_parallel(
@@ -75,6 +82,17 @@ def choose_parallel(
     if parts[1] >= copies[1]:
         return ParallelChoice("data", f"{needs}; sharding saves nothing at the peak")
     return ParallelChoice("sharded", needs)
+
+
+def _activations_fit(
+    options: TrainingOptions, request: EstimateRequest, grouping: Grouping
+) -> bool:
+    """Return True if the smallest micro-batch is sure to fit without gradient checkpointing."""
+    if request.process_memory is None:
+        return False
+    kept: Any = options.with_smallest_memory().model_copy(update={"gradient_checkpointing": False})
+    memory = analytic.estimate(EstimateSetting.from_request(kept, request, grouping)).memory
+    return memory["train"].high <= MEMORY_SHARE * request.process_memory
 
 
 def _peak(

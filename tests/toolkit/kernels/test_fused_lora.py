@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from tunesmith_torch.kernels import fused_lora, lora_autograd
 from tunesmith_torch.kernels.fused_lora import FusedLoraLinear
+from tunesmith_torch.runtime.bitsandbytes import import_bitsandbytes
 from tunesmith_torch.testing.tiny_model import build_tiny_model
 
 
@@ -337,6 +338,76 @@ def test_gradients_of_a_full_model_equal_those_with_pefts_layers(
     assert len(grads[0]) == len(grads[1]) > 0
     for name, grad in grads[0].items():
         torch.testing.assert_close(grads[1][name], grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def in_4_bits(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Quantize the model's linear layers to NF4."""
+    package = import_bitsandbytes()
+    for name, layer in list(model.named_children()):
+        sizes = layer.in_features, layer.out_features, layer.bias is not None
+        quantized = package.nn.Linear4bit(*sizes, compute_dtype=dtype, quant_type="nf4")
+        quantized.load_state_dict(layer.to(dtype).state_dict())
+        quantized.support_avx512bf16_for_cpu = False
+        setattr(model, name, quantized.to("cpu"))
+    model.is_loaded_in_4bit = True  # PEFT reads it
+    return model.requires_grad_(False)
+
+
+class WideAttention(Attention):
+    """The same layers with widths that are multiples of the 64 weights of a block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q_proj, self.k_proj = nn.Linear(128, 128), nn.Linear(128, 64, bias=False)
+        self.v_proj, self.o_proj = nn.Linear(128, 64), nn.Linear(128, 128)
+
+
+def test_4_bit_layers_give_pefts_values_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    base, x = in_4_bits(WideAttention(), torch.float32), torch.randn(2, 5, 128)
+    peft_model, fused_model = peft_and_fused(base, [*QKV, "o_proj"])
+    calls = record_calls(monkeypatch)
+    expected, actual = result(peft_model, x), result(fused_model, x)
+    assert len(calls) == 2
+    assert actual.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(actual[name], tensor, rtol=1e-5, atol=1e-5, msg=name)
+    with torch.no_grad():
+        torch.testing.assert_close(fused_model(x), expected["y"], rtol=1e-5, atol=1e-5)
+    with fused_model.disable_adapter():
+        torch.testing.assert_close(fused_model(x), base(x), rtol=1e-5, atol=1e-5)
+
+
+def test_4_bit_layers_in_bf16_have_no_larger_errors_than_pefts() -> None:
+    torch.manual_seed(0)
+    base, x = in_4_bits(WideAttention(), torch.float32), torch.randn(64, 128)
+    exact = result(with_adapters(base, False, target_modules=QKV), x)
+    half = copy.deepcopy(base)
+    for layer in half.children():
+        layer.compute_dtype = layer.weight.quant_state.dtype = torch.bfloat16
+        layer.bias = None if layer.bias is None else nn.Parameter(layer.bias.bfloat16(), False)
+    peft_model, fused_model = peft_and_fused(half, QKV)
+    peft, fused = (result(m, x.bfloat16(), enabled=True) for m in (peft_model, fused_model))
+    for name, tensor in exact.items():
+        peft_error, fused_error = (
+            (t[name].float() - tensor).norm() / tensor.norm() for t in (peft, fused)
+        )
+        assert fused_error < 1.3 * peft_error + 1e-3, (name, fused_error, peft_error)
+
+
+def test_a_4_bit_weight_is_not_kept_for_the_backward_pass() -> None:
+    base, x = in_4_bits(WideAttention(), torch.float32), torch.randn(5, 128)
+    sizes = []
+    model = peft_and_fused(base, QKV)[1]
+
+    def pack(tensor: Tensor) -> Tensor:
+        sizes.append((tensor.dtype, tensor.numel()))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(x)
+    assert (torch.uint8, 128 * 128 // 2) in sizes
+    assert max(count for dtype, count in sizes if dtype != torch.uint8) < 128 * 64
 
 
 def test_a_model_with_other_linear_layers_keeps_pefts_layers() -> None:

@@ -15,8 +15,10 @@ from tunesmith_plugins.techniques.lora.options import LoraOptions
 from tunesmith_plugins.techniques.rlhf import estimate as rlhf
 from tunesmith_plugins.techniques.rlhf.options import RlhfOptions
 from tunesmith_torch.memory_estimate import techniques
-from tunesmith_torch.memory_estimate.parallel_choice import choose_parallel
+from tunesmith_torch.memory_estimate.parallel_choice import build_estimate_setting, choose_parallel
+from tunesmith_torch.memory_estimate.workload import SINGLE_COMPLETION
 from tunesmith_torch.options.training import TrainingOptions
+from tunesmith_torch.training.auto_batch import choose_batch
 
 GIB = 1 << 30
 REQUEST = EstimateRequest(
@@ -100,3 +102,17 @@ def test_each_stage_of_rlhf_chooses_for_itself() -> None:
     assert {"supervised, gather", "policy, gather"} < set(found.memory)
     assert "reward, gather" not in found.memory
     assert found.memory["rollout"].components["whole weights"] > 0
+
+
+def test_the_estimate_recomputes_activations_exactly_where_training_would() -> None:
+    """Training chooses from the memory that is free, the plan from the memory of the device."""
+    options = build(FullOptions, micro_batch_tokens=8192, gradient_checkpointing="auto")
+    found = {}
+    for gib in (None, 16, 24, 28, 32, 80):
+        memory = None if gib is None else gib * GIB
+        request = replace(REQUEST, process_memory=memory, processes=1)
+        setting = build_estimate_setting(options, request)
+        chosen = choose_batch(options, request, memory, SINGLE_COMPLETION)
+        found[gib] = setting.options.gradient_checkpointing
+        assert found[gib] is bool(chosen["gradient_checkpointing"])
+    assert found[None] and found[16] and not found[80]

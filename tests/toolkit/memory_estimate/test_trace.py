@@ -310,7 +310,9 @@ def test_an_8_bit_base_has_a_traced_estimate() -> None:
 def test_an_8_bit_base_keeps_the_inputs_of_its_products_despite_recomputation() -> None:
     # bitsandbytes stores them in the graph, where recomputation does not see them.
     eight, four = (
-        _trace(_setting("qlora", device="cuda", quantization__bits=bits)).timeline.peak_by_label()
+        _trace(
+            _setting("qlora", device="cuda", gradient_checkpointing=True, quantization__bits=bits)
+        ).timeline.peak_by_label()
         for bits in (8, 4)
     )
     kept = [sum(size for name, size in x.items() if name != "weights") for x in (eight, four)]

@@ -20,7 +20,9 @@ class QloraOptions(SupervisedOptions):
     DEFAULT_RATE: ClassVar[float] = 2e-4
     """Adapters need about ten times the rate of full fine-tuning."""
 
-    gradient_checkpointing: AutoBool = Field(default=True, description=CHECKPOINTING_HELP)
+    gradient_checkpointing: AutoBool = Field(
+        default="auto", validate_default=True, description=CHECKPOINTING_HELP
+    )
     adapter: AdapterOptions = Field(default_factory=AdapterOptions, description="The adapters.")
     quantization: QuantizationOptions = Field(
         default_factory=QuantizationOptions, description="Quantization of the base model."
