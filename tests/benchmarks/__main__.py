@@ -16,12 +16,18 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from tests.benchmarks import large_data, machine, peers, report, startup
-from tests.benchmarks.training import CASES, GPU_CASES, ROOT, run_case, useful_flops
-from tests.benchmarks.work import S40, SHAPES, build_model
+from tests.benchmarks.training import (
+    ALL_CASES,
+    CASES,
+    FLOAT32_CASES,
+    GPU_CASES,
+    ROOT,
+    run_case,
+)
+from tests.benchmarks.work import SHAPES, build_model
 
 from tunesmith_plugins.models.gguf.find import find_gguf
 
@@ -34,7 +40,7 @@ QUICK_TABLES = ("sft-full", "sft-lora", *QUICK_OTHER_TABLES)
 def main() -> None:
     parser = argparse.ArgumentParser(prog="tests.benchmarks")
     parser.add_argument(
-        "--only", choices=[*CASES, *GPU_CASES, *OTHER_TABLES, "peers"], action="append", default=[]
+        "--only", choices=[*ALL_CASES, *OTHER_TABLES, "peers"], action="append", default=[]
     )
     parser.add_argument("--quick", action="store_true", help="fewer steps, rounds and tables")
     parser.add_argument(
@@ -53,7 +59,9 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=PAGE, help="where to write the page")
     options = parser.parse_args()
-    everything = (*CASES, *(GPU_CASES if machine.has_gpu() else ()), *OTHER_TABLES)
+    on_gpu = GPU_CASES if machine.has_gpu() else ()
+    in_float32 = FLOAT32_CASES if machine.has_bf16_arithmetic() else ()
+    everything = (*CASES, *in_float32, *on_gpu, *OTHER_TABLES)
     tables = options.only or list(QUICK_TABLES if options.quick else everything)
     this_machine: dict[str, Any] = machine.describe_machine()
     this_machine |= {"quick": options.quick, "matrix_rate": machine.measure_matrix_rate()}
@@ -125,9 +133,8 @@ def measure(
     if "imports" in tables:
         results["imports"] = machine.measure_imports(1 if options.quick else 3)
     results.setdefault("training", {})
-    cases = CASES | GPU_CASES
-    for name in (name for name in cases if name in tables):
-        case = cases[name]
+    for name in (name for name in ALL_CASES if name in tables):
+        case = ALL_CASES[name]
         if options.toy:
             case = type(case)(**{**vars(case), "shape": "toy"})
         rounds, steps = (1, 3) if options.quick else (case.rounds, case.steps)
@@ -138,9 +145,6 @@ def measure(
         except RuntimeError as error:
             print(f"  {name}: {error}", file=sys.stderr)
             results["training"][name] = {"title": case.title, "error": str(error)[-300:]}
-        full = results["training"][name]
-        if name == "sft-full" and "runs" in full and not options.toy:
-            results["utilization"] = measure_utilization(full, results["machine"]["matrix_rate"])
         write_results(results, options.out)
 
 
@@ -191,22 +195,6 @@ def measure_overhead(folder: Path, rounds: int) -> dict[str, Any]:
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     result: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
     return result
-
-
-def measure_utilization(full: dict[str, Any], rates: dict[str, Any]) -> dict[str, Any]:
-    """Return the median run's useful operations as a share of plain matrix products."""
-    achieved = []
-    for run in full["runs"]["tunesmith"]:
-        numbers = list(zip(run["tokens"][1:], run["trained"][1:], strict=True))
-        work = sum(useful_flops(S40, tokens, trained, 8) for tokens, trained in numbers)
-        achieved.append(1e-9 * work / (run["wall"][-1] - run["wall"][0]))
-    rates_after = machine.measure_matrix_rate()
-    name = max(rates, key=lambda name: float(rates[name]["best"]))
-    best = max(rates[name]["best"], rates_after[name]["best"])
-    usual = (rates[name]["usual"] + rates_after[name]["usual"]) / 2
-    gflops = median(achieved)
-    shares = {"share": gflops / best, "share_of_usual": gflops / usual}
-    return {"gflops": gflops, "format": name, **shares}
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any
 
 from tests.benchmarks.peers import PEERS
-from tests.benchmarks.training import CASES, GPU_CASES, loss_distance, summarize
+from tests.benchmarks.training import ALL_CASES, arithmetic_limit, loss_distance, summarize
 
 NAMES = {
     "tunesmith": "tunesmith",
@@ -22,10 +22,11 @@ def render_page(results: dict[str, Any], raw: str) -> str:
     machine = results["machine"]
     parts = [HEAD.format(raw=raw, on=_name_arithmetic(machine)), _machine(machine)]
     tables = results.get("training", {})
-    parts += [_training(tables[name]) for name in (*CASES, *GPU_CASES) if name in tables]
+    parts += [_training(tables[name]) for name in ALL_CASES if name in tables]
+    if limits := _limits(tables, machine):
+        parts.append(limits)
     for name, part in (
         ("generation", _generation),
-        ("utilization", _utilization),
         ("overhead", _overhead),
         ("imports", _imports),
         ("first-step", _first_step),
@@ -174,12 +175,21 @@ def _generation_of_model(results: dict[str, Any]) -> str:
     )
 
 
-def _utilization(results: dict[str, Any]) -> str:
+def _limits(tables: dict[str, Any], machine: dict[str, Any]) -> str:
+    rows = []
+    for name in (name for name in ALL_CASES if name in tables):
+        case = ALL_CASES[name]
+        if limit := arithmetic_limit(case, tables[name], machine.get("matrix_rate", {})):
+            numbers = f"{limit.share:.2f}", f"{limit.speed:.0f}", f"{limit.times:.2f}"
+            rows.append([case.title, *numbers])
+    if not rows:
+        return ""
+    head = ["", "share of the best rate", "tokens/s at that rate", "times TRL, best"]
     return (
         "## Distance from the arithmetic limit\n\n"
-        f"Full fine-tuning of the 40M Llama performs {results['gflops']:.0f}e9 useful operations "
-        f"per second. That is {results['share']:.2f} of the best rate of plain {results['format']} "
-        f"matrix products, and {results['share_of_usual']:.2f} of the usual rate."
+        "*Share*: the operations that training needs at least, per second, divided by the best "
+        "rate of plain matrix products. The other columns give tunesmith's speed if everything "
+        f"ran at that rate.\n\n{_table(head, rows)}"
     )
 
 

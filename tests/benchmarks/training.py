@@ -7,10 +7,10 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 from tests.benchmarks.work import SHAPES, LlamaShape, build_model
 from tests.benchmarks.worker import WorkerSpec
@@ -35,6 +35,7 @@ class Case:
     compared: str = "losses"
     """The comparison that shows equal training: all losses, the first loss, or the rewards."""
     device: str = "cpu"
+    precision: Literal["auto", "fp32"] = "auto"
 
 
 CASES = {
@@ -72,6 +73,12 @@ CASES = {
     "1b-lora": Case("LoRA, Llama-3.2-1B's shape", "lora", "1b", 3, 1, 4),
 }
 
+FLOAT32_CASES = {
+    f"{name}-fp32": replace(CASES[name], title=f"{CASES[name].title}, float32", precision="fp32")
+    for name in ("sft-full", "sft-lora", "smollm2-full", "smollm2-lora")
+}
+"""Cases that are measured if the CPU has bf16 arithmetic; otherwise all cases are in float32."""
+
 GPU_CASES = {
     f"gpu-{shape}-{technique}": Case(
         f"{name}, {SHAPES[shape].name}, GPU", technique, shape, 20, 3, batch, device="cuda"
@@ -81,6 +88,8 @@ GPU_CASES = {
     if (shape, technique) != ("8b", "full")  # weights, masters and moments alone are 144 GB
 }
 """Cases that are measured if torch finds a GPU."""
+
+ALL_CASES = CASES | FLOAT32_CASES | GPU_CASES
 
 
 def run_case(case: Case, models: Path, *, rounds: int, steps: int) -> dict[str, Any]:
@@ -97,6 +106,7 @@ def run_case(case: Case, models: Path, *, rounds: int, steps: int) -> dict[str, 
                 steps,
                 case.batch,
                 device=case.device,
+                precision=case.precision,
             )
             result = run_worker(spec)
             print(
@@ -126,20 +136,62 @@ def run_worker(spec: WorkerSpec) -> dict[str, Any]:
         return result
 
 
-def useful_flops(shape: LlamaShape, tokens: int, trained: int, rows: int) -> float:
-    """Return the floating-point operations that one step of full fine-tuning needs at least.
+def useful_flops(
+    shape: LlamaShape, tokens: int, trained: int, rows: int, *, adapter_rank: int = 0
+) -> float:
+    """Return the floating-point operations that one training step needs at least.
 
-    A matrix costs 2 per parameter and position forward, and twice that backward. The last layer
-    needs keys and values at all positions, and everything else, like the head, at trained positions
-    only. Attention is two products of half a square for each row. All rows are taken to have the
-    mean length, so the higher cost of ragged rows is not counted.
+    A matrix costs 2 per parameter and position forward, and as many backward for its input and for
+    its weights. A frozen matrix needs no gradient of its weights, but its adapter needs all three.
+    The last layer needs keys and values at all positions, and everything else, like the head, at
+    trained positions only. Attention is two products of half a square for each row. All rows are
+    taken to have the mean length, so the higher cost of ragged rows is not counted.
+
+    ``adapter_rank``: the rank of adapters on all matrices but the head; 0 trains all weights.
     """
     rest = shape.layer_parameters - shape.keys_and_values
     body = (shape.layers - 1) * shape.layer_parameters * tokens
     last = shape.keys_and_values * tokens + rest * trained
     head = shape.hidden_size * shape.vocab_size * trained
-    attention = shape.layers * shape.hidden_size * tokens**2 / rows
-    return 6.0 * (body + last + head + attention)
+    attention = 6.0 * shape.layers * shape.hidden_size * tokens**2 / rows
+    if not adapter_rank:
+        return 6.0 * (body + last + head) + attention
+    adapters = (shape.layers - 1) * shape.adapter_parameters(adapter_rank) * tokens
+    return 4.0 * (body + last + head) + 6.0 * adapters + attention
+
+
+@dataclass(frozen=True)
+class ArithmeticLimit:
+    """The distance of a case from the machine's rate of matrix products."""
+
+    share: float
+    """Useful operations per second, as a share of the best rate of plain products."""
+    speed: float
+    """Tokens per second if all useful operations ran at that rate."""
+    times: float
+    """That speed divided by the one of TRL's best settings."""
+
+
+def arithmetic_limit(
+    case: Case, result: dict[str, Any], rates: dict[str, Any]
+) -> ArithmeticLimit | None:
+    """Return the limit of a supervised training, or None for other cases."""
+    if not rates or case.device != "cpu" or "trl-best" not in result.get("runs", ()):
+        return None
+    name = max(rates, key=lambda name: float(rates[name]["best"]))
+    rate = rates["float32" if case.precision == "fp32" else name]["best"]
+    rank = 0 if case.technique == "full" else WorkerSpec.rank
+    shares, speeds = [], []
+    for run in result["runs"]["tunesmith"]:
+        steps = list(zip(run["tokens"][1:], run["trained"][1:], strict=True))
+        work = 1e-9 * sum(
+            useful_flops(SHAPES[case.shape], *counts, case.batch, adapter_rank=rank)
+            for counts in steps
+        )
+        shares.append(work / (run["wall"][-1] - run["wall"][0]) / rate)
+        speeds.append(sum(tokens for tokens, _ in steps) * rate / work)
+    best = median(run["tokens_per_second"] for run in result["runs"]["trl-best"])
+    return ArithmeticLimit(median(shares), median(speeds), median(speeds) / best)
 
 
 def summarize(result: dict[str, Any]) -> list[dict[str, Any]]:

@@ -52,6 +52,13 @@ class LlamaShape:
             2 * self.hidden_size * self.key_value_heads * (self.hidden_size // self.attention_heads)
         )
 
+    def adapter_parameters(self, rank: int) -> int:
+        """Parameters of adapters on all matrices of one decoder layer."""
+        width = self.keys_and_values // (2 * self.hidden_size)
+        queries = 2 * (2 * self.hidden_size)
+        others = 2 * (self.hidden_size + width) + 3 * (self.hidden_size + self.intermediate_size)
+        return rank * (queries + others)
+
 
 S40 = LlamaShape("40M Llama", 512, 8, 8, 4, 1408, 32_000)
 M135 = LlamaShape("SmolLM2-135M's shape", 576, 30, 9, 3, 1536, 49_152)

@@ -41,11 +41,13 @@ class WorkerSpec:
     rank: int = 16
     alpha: float = 32.0
     device: str = "cpu"
+    precision: str = "auto"
+    """``fp32``, or ``auto``: bf16 if the device has arithmetic for it."""
 
     @property
     def bf16(self) -> bool:
         """True if the training computes in bf16."""
-        return self.device != "cpu" or has_bf16_arithmetic()
+        return self.precision == "auto" and (self.device != "cpu" or has_bf16_arithmetic())
 
 
 @dataclass
@@ -107,6 +109,7 @@ def train_with_tunesmith(spec: WorkerSpec) -> StepTimes:
         "batch_size": spec.batch,
         "max_steps": spec.steps,
         "epochs": 1,
+        "precision": spec.precision,
     }
     if spec.technique != "full":
         values["adapter"] = {"rank": spec.rank, "alpha": spec.alpha}
