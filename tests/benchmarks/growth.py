@@ -1,6 +1,7 @@
-"""Measure how time and memory grow with rows, tokens per row and runs, and fit exponents.
+"""Measure how time and memory grow with rows, tokens, parameters and runs, and fit exponents.
 
-``python -m tests.benchmarks.growth check run steps runs [--largest]`` measures some of the tables.
+``python -m tests.benchmarks.growth TABLE... [--largest]`` measures some of the tables, or all.
+Tables: ``check``, ``run``, ``steps``, ``parameters``, ``runs``.
 Each cost is that of a new process. The smallest size of each table gives the fixed cost, such as
 imports. With ``c`` the cost at ``n`` rows beside the fixed cost, the exponent is the slope of
 ``log c`` over ``log n`` between the two largest sizes: 1 for a linear cost, 2 for a quadratic one.
@@ -26,7 +27,7 @@ from tests.benchmarks.startup import REPORTER
 from tests.benchmarks.step_profile import Steps
 from tests.benchmarks.texts import make_rows_of_words
 from tests.benchmarks.training import ROOT
-from tests.benchmarks.work import S40, SEED, SHAPES, build_model
+from tests.benchmarks.work import S40, SEED, SHAPES, TOY, build_model
 
 ROUNDS = 2
 STEP_TOKENS = 4096
@@ -155,6 +156,18 @@ def measure_steps(folder: Path, factor: int) -> None:
     )
 
 
+def measure_parameters(folder: Path, factor: int) -> None:
+    """Measure a training step of all weights in larger models."""
+    models = {SHAPES[name].parameters: name for name in ("toy", "s40", "m135", "m360")}
+
+    def step(parameters: int) -> Cost:
+        name = models[parameters]
+        in_new_process(build_model, SHAPES[name], folder / name)
+        return measure(["tests.benchmarks.growth", "--step", 128, folder / name], ROOT)
+
+    show(f"a training step of {STEP_TOKENS:,} tokens, parameters", [*models], step)
+
+
 def measure_runs(folder: Path, factor: int) -> None:
     """Measure the comparison of many runs."""
     sizes = [2, 20, 200 * factor]
@@ -189,7 +202,7 @@ def train_steps(row_tokens: int, model: str) -> None:
     from tunesmith_torch.data.packing import Example
 
     count = STEP_TOKENS // row_tokens
-    ids = np.random.default_rng(SEED).integers(3, S40.vocab_size, (count, row_tokens))
+    ids = np.random.default_rng(SEED).integers(3, TOY.vocab_size, (count, row_tokens))
     trained = np.arange(row_tokens) >= row_tokens * 2 // 3
     steps = Steps(Path(model), [Example(row, trained) for row in ids], "full", "auto")
     steps.take(range(count))
@@ -199,6 +212,7 @@ TABLES = {
     "check": measure_check,
     "run": measure_run,
     "steps": measure_steps,
+    "parameters": measure_parameters,
     "runs": measure_runs,
 }
 

@@ -39,6 +39,12 @@ class LlamaShape:
         return self.layers * self.layer_parameters
 
     @property
+    def parameters(self) -> int:
+        """Parameters of all matrices."""
+        embeddings = self.hidden_size * self.vocab_size
+        return self.body_parameters + embeddings * (1 if self.tied_embeddings else 2)
+
+    @property
     def layer_parameters(self) -> int:
         """Parameters of one decoder layer."""
         width = self.hidden_size // self.attention_heads
