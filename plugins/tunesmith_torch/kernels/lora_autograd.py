@@ -121,6 +121,7 @@ class LoraFunction(torch.autograd.Function):
             if ctx.needs_input_grad[0]:
                 weight_OI = spec.read_weight(weight)
                 dx_TI = g_TO @ weight_OI if dx_TI is None else dx_TI.addmm_(g_TO, weight_OI)
+                del weight_OI  # before the next layer's W is dequantized
         dx = None
         if dx_TI is not None:
             dx = dx_TI.addmm_(du_TR, a_RI).view(ctx.shape).to(ctx.dtype)
