@@ -184,9 +184,10 @@ def _is_4bit(layer_class: type[nn.Module]) -> bool:
     return package is not None and issubclass(layer_class, package.nn.Linear4bit)
 
 
-def _dequantizer(weight: Tensor) -> Callable[[Tensor], Tensor] | None:
+def _dequantizer(layer: nn.Module) -> Callable[[Tensor], Tensor] | None:
     """Return the function that dequantizes a layer's weight, or None if it is not quantized."""
-    state = getattr(weight, "quant_state", None)
+    # A weight that FSDP has gathered is another tensor, without the state.
+    state = getattr(layer.weight, "quant_state", None) or getattr(layer, "quant_state", None)
     if state is None:
         return None
     functional = bitsandbytes.import_bitsandbytes().functional
@@ -207,7 +208,7 @@ def forward_group(layers: Mapping[FusedLoraLayer, Sequence[str]], x: Tensor) -> 
             lora_weights += [a_RI, b_OR]
         is_packed = isinstance(base, PackedLinear) and not torch.is_grad_enabled()
         base_weights += [base.packed_OI if is_packed else base.weight, base.bias]
-        dequantize = _dequantizer(base.weight)
+        dequantize = _dequantizer(base)
         dtype = base.weight.dtype if dequantize is None else base.compute_dtype
         specs.append(LoraLayerSpec(tuple(columns), tuple(scales), dtype, dequantize))
     outs: tuple[Tensor, ...] = LoraFunction.apply(x, tuple(specs), *base_weights, *lora_weights)  # type: ignore[no-untyped-call]

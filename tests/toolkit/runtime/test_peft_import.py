@@ -51,7 +51,9 @@ assert "bitsandbytes" not in sys.modules
 QUANTIZE = """
 base = load_quantized(folder, Quantization(), device=cpu, dtype=torch.float32)
 assert "bitsandbytes" in sys.modules
-assert adapt(base).__module__ == "peft.tuners.lora.bnb"
+assert adapt(base).__module__ == "tunesmith_torch.kernels.fused_lora"
+quantized = load_quantized(folder, Quantization(), device=cpu, dtype=torch.float32)
+assert adapt(quantized, fused_kernels=False).__module__ == "peft.tuners.lora.bnb"
 assert plain(fused_kernels=False) == "peft.tuners.lora.layer"
 """
 HELPER = """
