@@ -140,8 +140,8 @@ def measure(
         rounds, steps = (1, 3) if options.quick else (case.rounds, case.steps)
         try:
             rounds = options.rounds or rounds
-            when = machine.date_and_load()
-            results["training"][name] = when | run_case(case, models, rounds=rounds, steps=steps)
+            about = machine.date_and_load() | {"matrix_rate": machine.measure_matrix_rate()}
+            results["training"][name] = about | run_case(case, models, rounds=rounds, steps=steps)
         except RuntimeError as error:
             print(f"  {name}: {error}", file=sys.stderr)
             results["training"][name] = {"title": case.title, "error": str(error)[-300:]}
