@@ -45,25 +45,30 @@ class LlamaShape:
         return self.body_parameters + embeddings * (1 if self.tied_embeddings else 2)
 
     @property
+    def key_width(self) -> int:
+        """Numbers in the keys of a position, and in its values."""
+        return self.key_value_heads * (self.hidden_size // self.attention_heads)
+
+    @property
+    def matrices(self) -> list[tuple[int, int]]:
+        """Inputs and outputs of each matrix of one decoder layer."""
+        hidden, keys, mlp = self.hidden_size, self.key_width, self.intermediate_size
+        attention = [(hidden, hidden), (hidden, keys), (hidden, keys), (hidden, hidden)]
+        return [*attention, (hidden, mlp), (hidden, mlp), (mlp, hidden)]
+
+    @property
     def layer_parameters(self) -> int:
         """Parameters of one decoder layer."""
-        width = self.hidden_size // self.attention_heads
-        attention = 2 * self.hidden_size**2 + 2 * self.hidden_size * self.key_value_heads * width
-        return attention + 3 * self.hidden_size * self.intermediate_size
+        return sum(inputs * outputs for inputs, outputs in self.matrices)
 
     @property
     def keys_and_values(self) -> int:
         """Parameters of one layer's key and value matrices."""
-        return (
-            2 * self.hidden_size * self.key_value_heads * (self.hidden_size // self.attention_heads)
-        )
+        return 2 * self.hidden_size * self.key_width
 
     def adapter_parameters(self, rank: int) -> int:
         """Parameters of adapters on all matrices of one decoder layer."""
-        width = self.keys_and_values // (2 * self.hidden_size)
-        queries = 2 * (2 * self.hidden_size)
-        others = 2 * (self.hidden_size + width) + 3 * (self.hidden_size + self.intermediate_size)
-        return rank * (queries + others)
+        return rank * sum(inputs + outputs for inputs, outputs in self.matrices)
 
 
 S40 = LlamaShape("40M Llama", 512, 8, 8, 4, 1408, 32_000)

@@ -152,6 +152,13 @@ class FusedLoraLayer(LoraLayer):  # type: ignore[misc]
         """Return True if a hook may change a layer's input, which then cannot be shared."""
         return bool(self._forward_pre_hooks)
 
+    def product_format(self) -> tuple[torch.dtype, Callable[[Tensor], Tensor] | None]:
+        """Return the dtype of the products, and the function that dequantizes the stored weight.
+
+        The function is None for a plain weight.
+        """
+        return self.get_base_layer().weight.dtype, None
+
     def _is_fusable(self, name: str) -> bool:
         has_dropout = self.training and not isinstance(self.lora_dropout[name], nn.Identity)
         has_bias = self.lora_B[name].bias is not None
@@ -170,11 +177,19 @@ def fused_4bit_class() -> type[FusedLoraLayer]:
     """
     from peft.tuners.lora.bnb import Linear4bit
 
+    dequantize_4bit = bitsandbytes.import_bitsandbytes().functional.dequantize_4bit
+
     class FusedLora4bit(FusedLoraLayer, Linear4bit):  # type: ignore[misc]
         def fusable_adapters(self) -> list[str]:
             # Without gradients, bitsandbytes has products for few rows on a GPU.
             on_cpu = self.get_base_layer().weight.is_cpu
             return super().fusable_adapters() if on_cpu or torch.is_grad_enabled() else []
+
+        def product_format(self) -> tuple[torch.dtype, Callable[[Tensor], Tensor]]:
+            base = self.get_base_layer()
+            # A weight that FSDP has gathered is another tensor, without the state.
+            state = getattr(base.weight, "quant_state", None) or base.quant_state
+            return base.compute_dtype, partial(dequantize_4bit, quant_state=state)
 
     return FusedLora4bit
 
@@ -182,16 +197,6 @@ def fused_4bit_class() -> type[FusedLoraLayer]:
 def _is_4bit(layer_class: type[nn.Module]) -> bool:
     package = sys.modules.get(bitsandbytes.PACKAGE_NAME)  # without it, no layer is in 4 bits
     return package is not None and issubclass(layer_class, package.nn.Linear4bit)
-
-
-def _dequantizer(layer: nn.Module) -> Callable[[Tensor], Tensor] | None:
-    """Return the function that dequantizes a layer's weight, or None if it is not quantized."""
-    # A weight that FSDP has gathered is another tensor, without the state.
-    state = getattr(layer.weight, "quant_state", None) or getattr(layer, "quant_state", None)
-    if state is None:
-        return None
-    functional = bitsandbytes.import_bitsandbytes().functional
-    return partial(functional.dequantize_4bit, quant_state=state)
 
 
 def forward_group(layers: Mapping[FusedLoraLayer, Sequence[str]], x: Tensor) -> tuple[Tensor, ...]:
@@ -208,8 +213,6 @@ def forward_group(layers: Mapping[FusedLoraLayer, Sequence[str]], x: Tensor) -> 
             lora_weights += [a_RI, b_OR]
         is_packed = isinstance(base, PackedLinear) and not torch.is_grad_enabled()
         base_weights += [base.packed_OI if is_packed else base.weight, base.bias]
-        dequantize = _dequantizer(base)
-        dtype = base.weight.dtype if dequantize is None else base.compute_dtype
-        specs.append(LoraLayerSpec(tuple(columns), tuple(scales), dtype, dequantize))
+        specs.append(LoraLayerSpec(tuple(columns), tuple(scales), *layer.product_format()))
     outs: tuple[Tensor, ...] = LoraFunction.apply(x, tuple(specs), *base_weights, *lora_weights)  # type: ignore[no-untyped-call]
     return outs

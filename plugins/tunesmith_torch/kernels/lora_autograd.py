@@ -39,7 +39,7 @@ from tunesmith_torch.kernels.packed_linear import multiply
 
 
 class LoraLayerSpec(NamedTuple):
-    """What the function needs to know of a layer besides its tensors."""
+    """The properties of a layer and its adapters that are not tensors."""
 
     columns: tuple[slice, ...]
     """The columns of ``u`` that belong to each adapter."""

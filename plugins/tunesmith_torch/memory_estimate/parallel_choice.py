@@ -47,8 +47,9 @@ def build_estimate_setting(
         options = options.model_copy(update={"parallel": choice.parallel})
         notes = (str(choice),)
     if options.gradient_checkpointing is None:
-        recompute = not _activations_fit(options, request, grouping)
-        options = options.model_copy(update={"gradient_checkpointing": recompute})
+        kept = options.with_smallest_memory().model_copy(update={"gradient_checkpointing": False})
+        fits = training_fits(kept, request, grouping, request.process_memory)
+        options = options.model_copy(update={"gradient_checkpointing": not fits})
     return replace(EstimateSetting.from_request(options, request, grouping), notes=notes)
 
 
@@ -84,15 +85,14 @@ def choose_parallel(
     return ParallelChoice("sharded", needs)
 
 
-def _activations_fit(
-    options: TrainingOptions, request: EstimateRequest, grouping: Grouping
+def training_fits(
+    options: TrainingOptions, request: EstimateRequest, grouping: Grouping, memory: int | None
 ) -> bool:
-    """Return True if the smallest micro-batch is sure to fit without gradient checkpointing."""
-    if request.process_memory is None:
+    """Return True if training is certain to fit into ``memory`` bytes; False if it is unknown."""
+    if memory is None:
         return False
-    kept: Any = options.with_smallest_memory().model_copy(update={"gradient_checkpointing": False})
-    memory = analytic.estimate(EstimateSetting.from_request(kept, request, grouping)).memory
-    return memory["train"].high <= MEMORY_SHARE * request.process_memory
+    setting = EstimateSetting.from_request(options, request, grouping)
+    return analytic.estimate(setting).memory["train"].high <= MEMORY_SHARE * memory
 
 
 def _peak(

@@ -21,9 +21,7 @@ from tunesmith.estimates import EstimateRequest
 from tunesmith.events import FindingReported
 from tunesmith.storage import write_atomic
 from tunesmith.text import format_bytes, format_count
-from tunesmith_torch.memory_estimate import analytic
-from tunesmith_torch.memory_estimate.parallel_choice import MEMORY_SHARE
-from tunesmith_torch.memory_estimate.setting import EstimateSetting
+from tunesmith_torch.memory_estimate.parallel_choice import training_fits
 from tunesmith_torch.memory_estimate.workload import AUTO_BATCH_SIZE, Grouping
 from tunesmith_torch.options.training import AUTO, MIN_MICRO_BATCH_TOKENS, TrainingOptions
 from tunesmith_torch.runtime import distributed
@@ -95,9 +93,7 @@ def choose_batch(
                 "gradient_checkpointing": gradient_checkpointing,
             }
             candidate = options.model_copy(update=chosen)
-            setting = EstimateSetting.from_request(candidate, request, grouping)
-            upper_bound = analytic.estimate(setting).memory["train"].high
-            if free is not None and upper_bound <= MEMORY_SHARE * free:
+            if training_fits(candidate, request, grouping, free):
                 return chosen
     return chosen
 
